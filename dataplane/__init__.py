@@ -1,0 +1,1 @@
+"""A packet-level simulator of the data plane of Azure Private Link."""

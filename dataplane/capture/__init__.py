@@ -1,0 +1,1 @@
+"""Files: capture formats in and out."""

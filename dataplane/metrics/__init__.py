@@ -1,0 +1,1 @@
+"""What is told: summaries and one-minute series."""

@@ -1,0 +1,1 @@
+"""What is kept: sessions, ports, TCP states and timers."""

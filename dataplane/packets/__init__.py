@@ -1,0 +1,1 @@
+"""Bytes: packet batches, header offsets, checksums, and scapy packets in and out."""

@@ -1,0 +1,1 @@
+"""What is done: whole runs and their folder."""

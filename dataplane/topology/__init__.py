@@ -1,0 +1,1 @@
+"""What exists: networks, endpoints and services, read and checked."""
