@@ -15,6 +15,14 @@ Path = tuple[int | str, ...]
 """Where in the document: keys and list indices from the top."""
 
 
+def path_text(path: Path) -> str:
+    """The path as messages show it: `private_endpoints[0].ip`."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
 class Finding(NamedTuple):
     """One fault: where it is, what is wrong and what to do, and the value that is there."""
 
@@ -66,6 +74,10 @@ class Draft:
     def count(self, name: str) -> int:
         """How many items a list has, usable or not."""
         return len(_as_list(self._raw(name)))
+
+    def is_list(self, name: str) -> bool:
+        """True when the key holds a list."""
+        return isinstance(self._raw(name), list | tuple)
 
     def child(self, name: str) -> "Draft":
         """The object under a key; an empty one where there is none."""

@@ -1,0 +1,64 @@
+"""A topology as YAML text, and the JSON Schema of topology files."""
+
+import io
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.representer import RoundTripRepresenter
+
+from dataplane.topology.model import NatPolicy, Timeouts, Topology
+
+_KEYS_SHOWN_EMPTY = frozenset(NatPolicy.model_fields)
+"""Keys for which nothing is a setting, to be written as `null`; elsewhere a key without value is left out."""
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes None as `null`, where ruamel.yaml would leave the place empty."""
+
+
+def _null(representer: _Representer, value: None) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Representer.add_representer(type(None), _null)
+
+
+def to_yaml(topology: Topology) -> str:
+    """YAML text, keys in the order of the models, lists of plain values on one line."""
+    yaml = YAML()
+    yaml.Representer = _Representer
+    yaml.width = 110
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    stream = io.StringIO()
+    yaml.dump(_styled(topology.model_dump(mode="json")), stream)
+    return stream.getvalue()
+
+
+def _styled(value: Any) -> Any:
+    """The same data with lists and mappings that hold only plain values marked to stand on one line."""
+    if isinstance(value, dict):
+        mapping = CommentedMap(
+            (key, _styled(item))
+            for key, item in value.items()
+            if item is not None or key in _KEYS_SHOWN_EMPTY
+        )
+        if set(mapping) in ({"protocol", "frontend_port", "backend_port"}, set(Timeouts.model_fields)):
+            mapping.fa.set_flow_style()
+        return mapping
+    if isinstance(value, list):
+        sequence = CommentedSeq(_styled(item) for item in value)
+        if not any(isinstance(item, dict) for item in value):
+            sequence.fa.set_flow_style()
+        return sequence
+    return value
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of topology files, draft 2020-12, with defaults as the file writes them."""
+    result = Topology.model_json_schema()
+    for model in (NatPolicy, Timeouts):
+        defaults = model().model_dump(mode="json")
+        for key, described in result["$defs"][model.__name__]["properties"].items():
+            described["default"] = defaults[key]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}
