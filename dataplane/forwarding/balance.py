@@ -1,0 +1,59 @@
+"""The load balancer: which backend a new session gets, and with which NAT IP it tries first.
+
+Everything is a hash of content (docs/model.md, "Choosing"), so adding an endpoint or a backend moves no other session.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from dataplane.forwarding.classify import pool_number
+from dataplane.forwarding.tables import BY_HASH, FIVE_TUPLE, PAIRED, ROUND_ROBIN, SOURCE_IP
+from dataplane.kernel import kernel
+from dataplane.nat.hashing import mix, scale
+
+_ADDRESS_ONLY = np.uint64(0xFFFFFFFF00000000)
+
+
+@kernel
+def flow_hash(flow: Any, endpoint_key: Any, protocol: Any, distribution: Any) -> Any:
+    """H of docs/model.md: over the fields that the distribution names, and the endpoint."""
+    fields = np.uint64(flow)
+    if distribution != FIVE_TUPLE:
+        fields &= _ADDRESS_ONLY
+        if distribution == SOURCE_IP:
+            protocol = np.int64(0)
+    return mix(mix(fields ^ endpoint_key) + np.uint64(protocol))
+
+
+@kernel
+def choose_backend(backend_keys: Any, first: Any, count: Any, hashed: Any) -> Any:
+    """Rendezvous hashing: the backend whose score is highest."""
+    best = np.int64(0)
+    best_score = np.uint64(0)
+    for backend in range(count):
+        score = mix(hashed ^ backend_keys[first + backend])
+        if score > best_score:
+            best = np.int64(backend)
+            best_score = score
+    return best
+
+
+@kernel
+def choose_nat_ip(state: Any, packet: Any, hashed: Any, slot: Any, backend: Any) -> Any:
+    """The NAT IP that a new session tries first, as a place in the service's list."""
+    service = state.services[packet["service"]]
+    count = np.int64(service["nat_ips"])
+    selection = service["selection"]
+    if selection == ROUND_ROBIN:
+        return state.cursors[service["first_backend"] + backend] % count
+    if selection == BY_HASH:
+        return scale(mix(hashed ^ service["nat_ip_salt"]), count)
+    if selection == PAIRED:
+        key = state.endpoints[packet["endpoint"]]["key"]
+        paired = flow_hash(packet["flow"], key, np.int64(0), SOURCE_IP)
+        return scale(mix(paired ^ service["nat_ip_salt"]), count)
+    for nat_ip in range(count):  # fill first
+        if state.pools[pool_number(service, nat_ip, slot, backend)]["free"] > 0:
+            return np.int64(nat_ip)
+    return np.int64(0)

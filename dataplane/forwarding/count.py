@@ -1,0 +1,37 @@
+"""Counters: Azure's IN (to_service) and OUT (to_consumer) per endpoint, every verdict in packets and bytes."""
+
+from typing import Any
+
+import numpy as np
+
+from dataplane.kernel import inlined
+
+
+@inlined
+def count_in(session: Any, end: Any, counter: Any, size: Any) -> None:
+    """Count a packet that travelled to_service."""
+    session["bytes_in"] += size
+    session["packets_in"] += np.uint32(1)
+    if session["packets_in"] == 0:
+        end["packets_in_high"] += np.uint32(1)
+    if counter["packets_in"] == 0 or size < counter["smallest_in"]:
+        counter["smallest_in"] = size
+    if counter["packets_in"] == 0 or size > counter["largest_in"]:
+        counter["largest_in"] = size
+    counter["bytes_in"] += size
+    counter["packets_in"] += 1
+
+
+@inlined
+def count_out(session: Any, end: Any, counter: Any, size: Any) -> None:
+    """Count a packet that travelled to_consumer."""
+    session["bytes_out"] += size
+    session["packets_out"] += np.uint32(1)
+    if session["packets_out"] == 0:
+        end["packets_out_high"] += np.uint32(1)
+    if counter["packets_out"] == 0 or size < counter["smallest_out"]:
+        counter["smallest_out"] = size
+    if counter["packets_out"] == 0 or size > counter["largest_out"]:
+        counter["largest_out"] = size
+    counter["bytes_out"] += size
+    counter["packets_out"] += 1

@@ -1,0 +1,52 @@
+"""Rewriting: addresses, ports, time to live, checksums, in place (RFC 3022 §4, RFC 1624)."""
+
+from typing import Any
+
+import numpy as np
+
+from dataplane.kernel import inlined, store16, store32
+from dataplane.packets.checksum import adjust, adjust_udp
+from dataplane.packets.headers import (
+    DESTINATION,
+    DESTINATION_PORT,
+    HEADER_CHECKSUM,
+    PROTOCOL_TCP,
+    SOURCE,
+    SOURCE_PORT,
+    TCP_CHECKSUM,
+    TTL,
+    UDP_CHECKSUM,
+)
+
+#: `~m + m'` of the word (TTL << 8 | protocol) when the TTL goes down, or up, by one.
+TTL_DOWN = 0xFEFF
+TTL_UP = 0x100FF
+
+
+@inlined
+def step_ttl(data: Any, network: Any, step: Any) -> Any:
+    """Move the time to live by `step` (-1, 0, 1; at most 255); returns what it adds to the header's delta."""
+    ttl = np.int64(data[network + TTL])
+    if step < 0:
+        data[network + TTL] = ttl - 1
+        return np.int64(TTL_DOWN)
+    if step > 0 and ttl < 255:
+        data[network + TTL] = ttl + 1
+        return np.int64(TTL_UP)
+    return np.int64(0)
+
+
+@inlined
+def rewrite(data: Any, packet: Any, addresses: Any, ports: Any, header_delta: Any, transport_delta: Any) -> None:
+    """Write addresses (source << 32 | destination) and ports (source << 16 | destination), adjust checksums."""
+    network = packet["network_header"]
+    transport = packet["transport_header"]
+    store32(data, network + SOURCE, addresses >> 32)
+    store32(data, network + DESTINATION, addresses)
+    adjust(data, network + HEADER_CHECKSUM, header_delta)
+    store16(data, transport + SOURCE_PORT, ports >> 16)
+    store16(data, transport + DESTINATION_PORT, ports)
+    if packet["protocol"] == PROTOCOL_TCP:
+        adjust(data, transport + TCP_CHECKSUM, transport_delta)
+    else:
+        adjust_udp(data, transport + UDP_CHECKSUM, transport_delta)

@@ -1,0 +1,229 @@
+"""A session from its first packet to the release of its port. Reads and writes every table of `nat/`.
+
+A session is live while it can be found; then its port is held, if the service says so; then both are free again.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from dataplane.kernel import inlined, kernel
+from dataplane.nat.ports import cap_index, give_port, note_use, take_port
+from dataplane.nat.sessions import give_row, insert, remove, tag_of, take_row
+from dataplane.nat.tcp import is_first_packet, seen_after, state_after
+from dataplane.nat.timers import arm, deadline, disarm, pop_due
+from dataplane.packets.checksum import address_change, fold, word_change
+from dataplane.packets.headers import FIN, PROTOCOL_UDP, RST
+from dataplane.records import CLOSED, CLOSING, ESTABLISHED, HALF_OPEN, HELD, IDLE, RESET, UDP_ACTIVE, WAS_RESET
+
+#: What a kernel asks Python to do before it can go on with the same packet.
+DONE, END_MINUTE, GROW_SESSIONS, DRAIN_LOG = 0, 1, 2, 3
+
+
+@kernel
+def open_session(state: Any, packet: Any, number: Any, now: Any, pool_number: Any, backend_port: Any) -> Any:
+    """Make the session of a consumer's packet (the `number`th received) in a pool with a free port; returns its row."""
+    row = take_row(state)
+    offset = take_port(state, pool_number, row)
+    note_use(state, pool_number, 1, now)
+    pool = state.pools[pool_number]
+    endpoint_row = np.int64(packet["endpoint"])
+    endpoint = state.endpoints[endpoint_row]
+    service = np.int64(endpoint["service"])
+    nat_port = np.int64(pool["first_port"]) + offset
+
+    flow = packet["flow"]
+    addresses = address_change((flow >> 32) & 0xFFFFFFFF, np.int64(pool["nat_address"])) + address_change(
+        np.int64(endpoint["address"]), np.int64(pool["backend_address"])
+    )
+    ports = word_change((flow >> 16) & 0xFFFF, nat_port) + word_change(flow & 0xFFFF, backend_port)
+
+    session = state.sessions[row]
+    session["flow"] = flow
+    session["endpoint"] = endpoint_row
+    session["protocol"] = packet["protocol"]
+    session["pool"] = pool_number
+    session["nat_port"] = nat_port
+    session["backend_port"] = backend_port
+    session["address_delta"] = fold(addresses)
+    session["transport_delta"] = fold(addresses + ports)
+    session["last_refresh"] = now
+    session["packets_in"] = 0
+    session["packets_out"] = 0
+    session["bytes_in"] = 0
+    session["bytes_out"] = 0
+    end = state.session_ends[row]
+    end["id"] = number
+    end["first_packet"] = now
+    end["last_packet"] = now
+    end["packets_in_high"] = 0
+    end["packets_out_high"] = 0
+
+    # The packet that opens the session is applied to it as well.
+    if packet["protocol"] == PROTOCOL_UDP:
+        session["seen"] = 0
+        session["state"] = UDP_ACTIVE
+    else:
+        flags = np.int64(packet["tcp_flags"])
+        seen = seen_after(0, flags, True)
+        session["seen"] = seen
+        session["state"] = state_after(HALF_OPEN if is_first_packet(flags) else ESTABLISHED, seen, flags, True)
+
+    insert(state.cells, np.int64(packet["tag"]), row)
+    arm(state, row, deadline(state, row))
+    state.host_sessions[pool["host"]] += 1
+    if state.services[service]["endpoint_ports"] > 0:
+        state.cap_counts[cap_index(state, service, endpoint_row, pool_number)] += 1
+    counter = state.counters[endpoint_row]
+    counter["sessions_created"] += 1
+    counter["sessions_active"] += 1
+    state.clock[0]["live"] += 1
+    return row
+
+
+@inlined
+def see(state: Any, row: Any, flags: Any, from_consumer: Any, now: Any) -> None:
+    """A packet of a live session was forwarded: refresh its timer and move its state, as the state allows."""
+    session = state.sessions[row]
+    before = session["state"]
+    if before == CLOSING or before == RESET:
+        state.session_ends[row]["last_packet"] = now
+        return
+    session["last_refresh"] = now
+    if before == UDP_ACTIVE or (before == ESTABLISHED and flags & (FIN | RST) == 0):
+        return
+    seen = seen_after(np.int64(session["seen"]), flags, from_consumer)
+    after = state_after(np.int64(before), seen, flags, from_consumer)
+    session["seen"] = seen
+    if after != before:
+        session["state"] = after
+        service = state.pools[session["pool"]]["service"]
+        if state.timeouts[service, after] < state.timeouts[service, before]:
+            # The timer stands where the old state put it, which may be too late.
+            disarm(state, row)
+            arm(state, row, deadline(state, row))
+
+
+@kernel
+def how_it_ends(session_state: Any) -> Any:
+    """What to say of a session that ends in this state."""
+    if session_state == CLOSING:
+        return CLOSED
+    if session_state == RESET:
+        return WAS_RESET
+    return IDLE
+
+
+@kernel
+def end_session(state: Any, row: Any, how: Any, moment: Any) -> None:
+    """End a live session whose timer is not running: it can no longer be found, and its port is held or free."""
+    session = state.sessions[row]
+    pool_number = np.int64(session["pool"])
+    pool = state.pools[pool_number]
+    remove(state.cells, tag_of(state, row), row)
+    state.host_sessions[pool["host"]] -= 1
+    state.counters[session["endpoint"]]["sessions_active"] -= 1
+    state.ended[how] += 1
+    clock = state.clock[0]
+    clock["live"] -= 1
+    if clock["logging"]:
+        _log(state, row, how, moment)
+    if state.timeouts[pool["service"], HELD] > 0:
+        session["state"] = HELD
+        session["last_refresh"] = moment
+        pool["held"] += 1
+        arm(state, row, deadline(state, row))
+    else:
+        release(state, row, moment)
+
+
+@kernel
+def release(state: Any, row: Any, moment: Any) -> None:
+    """The port and the row of an ended session are free again."""
+    session = state.sessions[row]
+    pool_number = np.int64(session["pool"])
+    pool = state.pools[pool_number]
+    give_port(state, pool_number, np.int64(session["nat_port"]) - np.int64(pool["first_port"]))
+    note_use(state, pool_number, -1, moment)
+    service = np.int64(pool["service"])
+    if state.services[service]["endpoint_ports"] > 0:
+        state.cap_counts[cap_index(state, service, np.int64(session["endpoint"]), pool_number)] -= 1
+    give_row(state, row)
+
+
+@kernel
+def _log(state: Any, row: Any, how: Any, moment: Any) -> None:
+    clock = state.clock[0]
+    fill_log_row(state, state.log[clock["logged"]], row, how, moment)
+    clock["logged"] += 1
+
+
+@kernel
+def fill_log_row(state: Any, entry: Any, row: Any, how: Any, moment: Any) -> None:
+    """Write what is to be told of a session into an ENDED row."""
+    session = state.sessions[row]
+    end = state.session_ends[row]
+    entry["id"] = end["id"]
+    entry["flow"] = session["flow"]
+    entry["first_packet"] = end["first_packet"]
+    entry["last_packet"] = max(end["last_packet"], session["last_refresh"])
+    entry["ended"] = moment
+    entry["packets_in"] = (np.int64(end["packets_in_high"]) << 32) + np.int64(session["packets_in"])
+    entry["packets_out"] = (np.int64(end["packets_out_high"]) << 32) + np.int64(session["packets_out"])
+    entry["bytes_in"] = session["bytes_in"]
+    entry["bytes_out"] = session["bytes_out"]
+    entry["endpoint"] = session["endpoint"]
+    entry["pool"] = session["pool"]
+    entry["nat_port"] = session["nat_port"]
+    entry["backend_port"] = session["backend_port"]
+    entry["protocol"] = session["protocol"]
+    entry["how"] = how
+
+
+@kernel
+def list_live(state: Any, entries: Any, open_mark: Any) -> Any:
+    """Fill ENDED rows with the sessions that are alive; returns how many there are."""
+    count = 0
+    for row in range(state.clock[0]["rows"]):
+        kind = state.sessions[row]["state"]
+        if kind != 0 and kind != HELD:
+            fill_log_row(state, entries[count], row, open_mark, np.int64(0))
+            count += 1
+    return count
+
+
+@kernel
+def end_all_due(state: Any, until: Any) -> Any:
+    """End and release everything whose moment has come by `until`, in order; DRAIN_LOG if the log is full."""
+    clock = state.clock[0]
+    while clock["next_due"] <= until:
+        if clock["logged"] == len(state.log):
+            return DRAIN_LOG
+        row = pop_due(state, until)
+        if row < 0:
+            break
+        session = state.sessions[row]
+        moment = deadline(state, row)
+        if session["state"] == HELD:
+            release(state, row, moment)
+        else:
+            end_session(state, row, how_it_ends(session["state"]), moment)
+    return DONE
+
+
+@kernel
+def pass_time(state: Any, now: Any) -> Any:
+    """Let time pass up to `now`, as far as the current minute goes; END_MINUTE when the minute is over."""
+    clock = state.clock[0]
+    end = clock["minute_end"]
+    status = end_all_due(state, now if now < end else end - 1)
+    if status == DONE and now >= end:
+        status = END_MINUTE
+    return status
+
+
+@kernel
+def reopen(state: Any, row: Any, moment: Any) -> None:
+    """End a closing or reset session early, since its consumer opens it anew."""
+    disarm(state, row)
+    end_session(state, row, how_it_ends(state.sessions[row]["state"]), moment)

@@ -1,0 +1,157 @@
+"""The session table: rows, and an open-addressing index of 8-byte cells from a flow to its row.
+
+A cell holds a 32-bit tag of the flow's hash above the row's index plus one; zero is an empty cell. Probing is
+linear, deletion shifts the following cells back, so there are no tombstones and no clean-up. Only live sessions
+are in the index. The other direction needs none: (pool, port) gives the session (`nat/ports.py`).
+"""
+
+from typing import Any
+
+import numpy as np
+
+from dataplane.kernel import inlined, kernel
+from dataplane.nat.hashing import flow_tag
+from dataplane.records import HELD, UNUSED, State
+
+_32 = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
+_EMPTY = np.uint64(0)
+
+
+@inlined
+def hint_of(cells: Any, tag: Any) -> Any:
+    """The row of the first cell with this tag, or -1. It may be another flow's: check before use."""
+    mask = len(cells) - 1
+    at = tag & mask
+    cell = cells[at]
+    while cell != _EMPTY:
+        if np.int64(cell >> _32) == tag:
+            return np.int64(cell & _LOW) - 1
+        at = (at + 1) & mask
+        cell = cells[at]
+    return -1
+
+
+@inlined
+def is_session(session: Any, flow: Any, endpoint: Any, protocol: Any) -> Any:
+    """Whether a row is the live session of this flow."""
+    return (
+        session["flow"] == flow
+        and session["endpoint"] == endpoint
+        and session["protocol"] == protocol
+        and session["state"] != UNUSED
+        and session["state"] != HELD
+    )
+
+
+@kernel
+def find(state: Any, tag: Any, flow: Any, endpoint: Any, protocol: Any) -> Any:
+    """The row of a live session, or -1."""
+    cells = state.cells
+    sessions = state.sessions
+    mask = len(cells) - 1
+    at = tag & mask
+    cell = cells[at]
+    while cell != _EMPTY:
+        if np.int64(cell >> _32) == tag:
+            row = np.int64(cell & _LOW) - 1
+            if is_session(sessions[row], flow, endpoint, protocol):
+                return row
+        at = (at + 1) & mask
+        cell = cells[at]
+    return -1
+
+
+@kernel
+def insert(cells: Any, tag: Any, row: Any) -> None:
+    """Put a row into the index. The caller keeps the index at most half full."""
+    mask = len(cells) - 1
+    at = tag & mask
+    while cells[at] != _EMPTY:
+        at = (at + 1) & mask
+    cells[at] = (np.uint64(tag) << _32) | np.uint64(row + 1)
+
+
+@kernel
+def remove(cells: Any, tag: Any, row: Any) -> None:
+    """Take a row out of the index and move the cells behind it back to where they are found first."""
+    mask = len(cells) - 1
+    at = tag & mask
+    while np.int64(cells[at] & _LOW) - 1 != row:
+        at = (at + 1) & mask
+    gap = at
+    while True:
+        at = (at + 1) & mask
+        cell = cells[at]
+        if cell == _EMPTY:
+            break
+        home = np.int64(cell >> _32) & mask
+        # The cell may fill the gap if its home does not lie between the gap and it.
+        if ((at - home) & mask) >= ((at - gap) & mask):
+            cells[gap] = cell
+            gap = at
+    cells[gap] = _EMPTY
+
+
+@kernel
+def reindex(old: Any, new: Any) -> None:
+    """Fill a larger index from a smaller one."""
+    for at in range(len(old)):
+        if old[at] != _EMPTY:
+            insert(new, np.int64(old[at] >> _32), np.int64(old[at] & _LOW) - 1)
+
+
+@kernel
+def tag_of(state: Any, row: Any) -> Any:
+    """The tag under which a session lies in the index."""
+    session = state.sessions[row]
+    return flow_tag(session["flow"], state.endpoints[session["endpoint"]]["key"], session["protocol"])
+
+
+@inlined
+def has_room(state: Any) -> Any:
+    """Whether a row can be taken without growing."""
+    clock = state.clock[0]
+    return clock["free_row"] >= 0 or clock["rows"] < len(state.sessions)
+
+
+@kernel
+def take_row(state: Any) -> Any:
+    """A free row: the last one given back, else the next never used, so that untouched memory stays untouched."""
+    clock = state.clock[0]
+    row = clock["free_row"]
+    if row >= 0:
+        clock["free_row"] = np.int64(state.timers[row]["next"])
+    else:
+        row = clock["rows"]
+        clock["rows"] = row + 1
+    return row
+
+
+@kernel
+def give_row(state: Any, row: Any) -> None:
+    """Back to the free list."""
+    clock = state.clock[0]
+    state.sessions[row]["state"] = UNUSED
+    state.timers[row]["next"] = np.int32(clock["free_row"])
+    clock["free_row"] = row
+
+
+def grown(state: State) -> State:
+    """The same state with room for twice as many sessions and an index for them."""
+    rows = 2 * len(state.sessions)
+    cells = np.zeros(2 * rows, np.uint64)
+    reindex(state.cells, cells)
+
+    def enlarge(array: Any) -> Any:
+        larger = np.empty(rows, array.dtype)
+        larger[: len(array)] = array
+        return larger
+
+    return state._replace(
+        sessions=enlarge(state.sessions),
+        session_ends=enlarge(state.session_ends),
+        timers=enlarge(state.timers),
+        due=enlarge(state.due),
+        cells=cells,
+    )

@@ -1,0 +1,242 @@
+"""Timers: a hierarchical wheel whose current tick is a heap, so that sessions end exactly in (moment, id) order.
+
+A tick is 2^20 ns (about 1 ms); four levels of 1,024 slots reach 36 years, what lies beyond waits in the last slot.
+A packet that refreshes a session only writes `last_refresh`: the timer stays where it is and is armed anew when its
+slot comes due. Lists are linked both ways, so a timer can be moved when a state change shortens its deadline.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from dataplane.kernel import kernel, trailing_zeros
+
+TICK_BITS = 20
+SLOT_BITS = 10
+SLOTS = 1 << SLOT_BITS
+LEVELS = 4
+WORDS = SLOTS // 64
+FOREVER = 2**63 - 1
+
+_IN_HEAP = -(2**31)
+_ONE = np.uint64(1)
+_ZERO = np.uint64(0)
+_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+@kernel
+def deadline(state: Any, row: Any) -> Any:
+    """The moment at which a session (or its hold) ends if no packet comes, saturating at the end of time."""
+    session = state.sessions[row]
+    service = state.endpoints[session["endpoint"]]["service"]
+    moment = session["last_refresh"]
+    timeout = state.timeouts[service, session["state"]]
+    return moment + timeout if moment <= FOREVER - timeout else np.int64(FOREVER)
+
+
+@kernel
+def arm(state: Any, row: Any, due: Any) -> None:
+    """Start a timer that is not running."""
+    clock = state.clock[0]
+    tick = clock["tick"]
+    target = due >> TICK_BITS
+    if due < clock["next_due"]:
+        clock["next_due"] = due
+    if target <= tick:
+        _push(state, row, due)
+        return
+    level = 0
+    while level < LEVELS - 1 and (target >> (SLOT_BITS * (level + 1))) != (tick >> (SLOT_BITS * (level + 1))):
+        level += 1
+    place = target >> (SLOT_BITS * level)
+    farthest = (tick >> (SLOT_BITS * level)) + SLOTS - 1
+    if place > farthest:
+        place = farthest
+    at = place & (SLOTS - 1)
+    slot = level * SLOTS + at
+    head = np.int64(state.slots[slot]) - 1
+    timer = state.timers[row]
+    timer["next"] = head
+    timer["previous"] = -1 - slot
+    if head >= 0:
+        state.timers[head]["previous"] = row
+    state.slots[slot] = row + 1
+    state.slot_bits[level * WORDS + (at >> 6)] |= _ONE << np.uint64(at & 63)
+
+
+@kernel
+def disarm(state: Any, row: Any) -> None:
+    """Stop a running timer."""
+    timers = state.timers
+    following = np.int64(timers[row]["next"])
+    previous = np.int64(timers[row]["previous"])
+    if previous == _IN_HEAP:
+        _drop(state, following)
+        return
+    if following >= 0:
+        timers[following]["previous"] = previous
+    if previous >= 0:
+        timers[previous]["next"] = following
+    else:
+        slot = -1 - previous
+        state.slots[slot] = following + 1
+        if following < 0:
+            _clear(state.slot_bits, slot)
+
+
+@kernel
+def _clear(slot_bits: Any, slot: Any) -> None:
+    at = slot & (SLOTS - 1)
+    slot_bits[(slot >> SLOT_BITS) * WORDS + (at >> 6)] &= _ALL ^ (_ONE << np.uint64(at & 63))
+
+
+# --- the heap: timers of ticks that have begun ---------------------------------------------------------------
+
+
+@kernel
+def _place(state: Any, at: Any, due: Any, number: Any, row: Any) -> None:
+    entry = state.due[at]
+    entry["due"] = due
+    entry["id"] = number
+    entry["session"] = row
+    timer = state.timers[row]
+    timer["next"] = at
+    timer["previous"] = _IN_HEAP
+
+
+@kernel
+def _rise(state: Any, at: Any, due: Any, number: Any, row: Any) -> None:
+    """Put an entry at `at` or above it."""
+    while at > 0:
+        above = (at - 1) >> 1
+        parent = state.due[above]
+        if parent["due"] < due or (parent["due"] == due and parent["id"] < number):
+            break
+        _place(state, at, parent["due"], parent["id"], parent["session"])
+        at = above
+    _place(state, at, due, number, row)
+
+
+@kernel
+def _push(state: Any, row: Any, due: Any) -> None:
+    count = state.clock[0]["due"]
+    state.clock[0]["due"] = count + 1
+    _rise(state, count, due, state.session_ends[row]["id"], row)
+
+
+@kernel
+def _drop(state: Any, at: Any) -> None:
+    """Take the entry at `at` out of the heap."""
+    heap = state.due
+    count = state.clock[0]["due"] - 1
+    state.clock[0]["due"] = count
+    if at == count:
+        return
+    due = heap[count]["due"]
+    number = heap[count]["id"]
+    row = heap[count]["session"]
+    while True:
+        below = 2 * at + 1
+        if below >= count:
+            break
+        if below + 1 < count and (
+            heap[below + 1]["due"] < heap[below]["due"]
+            or (heap[below + 1]["due"] == heap[below]["due"] and heap[below + 1]["id"] < heap[below]["id"])
+        ):
+            below += 1
+        child = heap[below]
+        if child["due"] > due or (child["due"] == due and child["id"] > number):
+            break
+        _place(state, at, child["due"], child["id"], child["session"])
+        at = below
+    _rise(state, at, due, number, row)
+
+
+@kernel
+def pop_due(state: Any, until: Any) -> Any:
+    """Take out the first timer whose time has come by `until`, and return its row; -1 if there is none.
+
+    Timers come in order of (deadline, id). One that was refreshed meanwhile is armed anew and passed over.
+    """
+    clock = state.clock[0]
+    while True:
+        while clock["due"] > 0 and state.due[0]["due"] <= until:
+            row = state.due[0]["session"]
+            armed = state.due[0]["due"]
+            _drop(state, np.int64(0))
+            due = deadline(state, row)
+            if due == armed:
+                return row
+            arm(state, row, due)
+        if not _open_next_slot(state, until >> TICK_BITS):
+            break
+    _look_ahead(state)
+    return np.int64(-1)
+
+
+@kernel
+def _open_next_slot(state: Any, until_tick: Any) -> Any:
+    """Empty the next slot that is in use and begins by `until_tick`; false if there is none."""
+    begin = _next_slot(state)
+    if begin > until_tick:
+        clock = state.clock[0]
+        if until_tick > clock["tick"]:
+            clock["tick"] = until_tick
+        return False
+    state.clock[0]["tick"] = begin
+    # All levels whose slot begins at this very tick are emptied, the highest first.
+    for level in range(LEVELS - 1, -1, -1):
+        if begin & ((np.int64(1) << (SLOT_BITS * level)) - 1) == 0:
+            slot = level * SLOTS + ((begin >> (SLOT_BITS * level)) & (SLOTS - 1))
+            row = np.int64(state.slots[slot]) - 1
+            if row >= 0:
+                state.slots[slot] = 0
+                _clear(state.slot_bits, slot)
+                while row >= 0:
+                    following = np.int64(state.timers[row]["next"])
+                    arm(state, row, deadline(state, row))
+                    row = following
+    return True
+
+
+@kernel
+def _next_slot(state: Any) -> Any:
+    """The tick at which the next slot in use begins; FOREVER if no slot is in use."""
+    tick = state.clock[0]["tick"]
+    for level in range(LEVELS):
+        shift = SLOT_BITS * level
+        block = tick >> shift
+        at = _bit_after(state.slot_bits, level * WORDS, (block & (SLOTS - 1)) + 1)
+        if at >= 0:
+            return ((block & ~(SLOTS - 1)) | at) << shift
+        if level == LEVELS - 1:
+            at = _bit_after(state.slot_bits, level * WORDS, np.int64(0))
+            if at >= 0:
+                return ((block & ~(SLOTS - 1)) + SLOTS + at) << shift
+    return np.int64(FOREVER)
+
+
+@kernel
+def _bit_after(bits: Any, first: Any, start: Any) -> Any:
+    """The first set bit from `start` on in a level's bitmap, or -1."""
+    if start >= SLOTS:
+        return np.int64(-1)
+    word = start >> 6
+    value = bits[first + word] & (_ALL << np.uint64(start & 63))
+    while value == _ZERO:
+        word += 1
+        if word == WORDS:
+            return np.int64(-1)
+        value = bits[first + word]
+    return (word << 6) + trailing_zeros(value)
+
+
+@kernel
+def _look_ahead(state: Any) -> None:
+    """Note a time before which no timer can be due."""
+    clock = state.clock[0]
+    if clock["due"] > 0:
+        clock["next_due"] = state.due[0]["due"]
+        return
+    begin = _next_slot(state)
+    clock["next_due"] = begin << TICK_BITS if begin < FOREVER >> TICK_BITS else FOREVER

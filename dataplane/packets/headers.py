@@ -1,0 +1,99 @@
+"""Header offsets and lengths: link headers (pcap LINKTYPE_ numbers), IPv4 (RFC 791), TCP, UDP.
+
+`link_header` is the only code that knows about link types. It reads nothing beyond the captured bytes.
+"""
+
+from typing import Any
+
+from dataplane.kernel import inlined, load16, load32
+
+LINK_NULL = 0
+LINK_ETHERNET = 1
+LINK_RAW_12 = 12
+LINK_RAW_14 = 14
+LINK_RAW = 101
+LINK_LOOP = 108
+LINK_LINUX_SLL = 113
+LINK_IPV4 = 228
+LINK_IPV6 = 229
+LINK_LINUX_SLL2 = 276
+
+#: Link types in which IPv4 is found; packets of any other are bypassed.
+KNOWN_LINK_TYPES = frozenset(
+    (
+        LINK_NULL,
+        LINK_ETHERNET,
+        LINK_RAW_12,
+        LINK_RAW_14,
+        LINK_RAW,
+        LINK_LOOP,
+        LINK_LINUX_SLL,
+        LINK_IPV4,
+        LINK_IPV6,
+        LINK_LINUX_SLL2,
+    )
+)
+
+ETHERTYPE_IPV4 = 0x0800
+ETHERTYPE_VLAN = 0x8100
+ETHERTYPE_SERVICE_VLAN = 0x88A8
+ETHERTYPE_OLD_QINQ = 0x9100
+
+PROTOCOL_TCP = 6
+PROTOCOL_UDP = 17
+
+IPV4_LENGTH = 20
+TCP_LENGTH = 20
+UDP_LENGTH = 8
+
+# IPv4 field offsets
+TOTAL_LENGTH = 2
+FRAGMENT = 6
+TTL = 8
+PROTOCOL = 9
+HEADER_CHECKSUM = 10
+SOURCE = 12
+DESTINATION = 16
+# TCP and UDP field offsets
+SOURCE_PORT = 0
+DESTINATION_PORT = 2
+TCP_DATA_OFFSET = 12
+TCP_FLAGS = 13
+TCP_CHECKSUM = 16
+UDP_TOTAL = 4
+UDP_CHECKSUM = 6
+
+FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
+
+
+@inlined
+def link_header(data: Any, start: Any, captured: Any, link_type: Any) -> Any:
+    """Length of the link header if IPv4 follows it; else -1 minus its length, as far as it is known."""
+    if link_type == LINK_ETHERNET:
+        length = 14
+        while True:
+            if captured < length:
+                return -1 - length
+            kind = load16(data, start + length - 2)
+            if kind == ETHERTYPE_IPV4:
+                return length
+            tagged = kind == ETHERTYPE_VLAN or kind == ETHERTYPE_SERVICE_VLAN or kind == ETHERTYPE_OLD_QINQ
+            if not tagged or length == 22:
+                return -1 - length
+            length += 4
+    if link_type == LINK_RAW or link_type == LINK_RAW_12 or link_type == LINK_RAW_14:
+        return 0 if captured > 0 and data[start] >> 4 == 4 else -1
+    if link_type == LINK_IPV4:
+        return 0
+    if link_type == LINK_LINUX_SLL:
+        return 16 if captured >= 16 and load16(data, start + 14) == ETHERTYPE_IPV4 else -17
+    if link_type == LINK_LINUX_SLL2:
+        return 20 if captured >= 20 and load16(data, start) == ETHERTYPE_IPV4 else -21
+    if link_type == LINK_NULL:
+        if captured < 4:
+            return -5
+        family = load32(data, start)
+        return 4 if family == 2 or family == 0x02000000 else -5
+    if link_type == LINK_LOOP:
+        return 4 if captured >= 4 and load32(data, start) == 2 else -5
+    return -1

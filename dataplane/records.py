@@ -1,0 +1,305 @@
+"""Every record that kernels touch, in one place: what lies together in memory is used together.
+
+One record is one row of a numpy structured array. Rows that the hot path reads per packet are one cache line
+(64 bytes). Field access is written `rows[i]["field"]`, which works compiled and interpreted. Addresses are
+unsigned 32-bit numbers in host order, times are int64 nanoseconds since 1970.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# --- directions of a packet --------------------------------------------------------------------------------
+NO_DIRECTION = 0
+TO_SERVICE = 1
+TO_CONSUMER = 2  # a reply that entered at the provider
+CAPTURED_REPLY = 3  # a reply that entered where the consumer saw it
+EITHER = 4  # both addresses are endpoints: a live session decides
+
+# --- states of a session (docs/model.md, "A session's life") -------------------------------------------------
+UNUSED = 0  # the row is on the free list
+HALF_OPEN = 1
+ESTABLISHED = 2
+CLOSING = 3
+RESET = 4
+UDP_ACTIVE = 5
+HELD = 6  # the session has ended, its port is held
+STATES = 7
+
+# --- what a session has seen, bits of SESSION["seen"] --------------------------------------------------------
+SYN_FROM_PROVIDER = 1
+FIN_FROM_CONSUMER = 2
+FIN_FROM_PROVIDER = 4
+
+# --- how a session ended, index into State.ended ---------------------------------------------------------------
+CLOSED, WAS_RESET, IDLE, DISCONNECTED = 0, 1, 2, 3
+END_WORDS = ("closed", "reset", "idle", "disconnected")
+
+PACKET = np.dtype(
+    [
+        ("flow", np.int64),  # consumer address << 32 | consumer port << 16 | endpoint port
+        ("network_header", np.int64),  # where the IPv4 header starts in the buffer
+        ("transport_header", np.int64),
+        ("endpoint", np.int32),  # the endpoint it is addressed to, or -1
+        ("source_endpoint", np.int32),  # the endpoint it comes from, or -1
+        ("tag", np.uint32),  # of the session's hash
+        ("hint", np.int32),  # a session that may be the one, found ahead of time
+        ("service", np.int32),
+        ("pool", np.int32),  # from the provider: the pool that the reply names, or -1
+        ("bytes", np.int32),  # what the packet counts as
+        ("verdict", np.uint8),
+        ("direction", np.uint8),
+        ("protocol", np.uint8),
+        ("tcp_flags", np.uint8),
+        ("ttl", np.uint8),
+        ("fault", np.uint8),  # a verdict of step 2 other than the TTL's
+    ],
+    align=True,
+)
+assert PACKET.itemsize == 64
+
+SESSION = np.dtype(
+    [
+        ("flow", np.int64),
+        ("last_refresh", np.int64),
+        ("bytes_in", np.int64),
+        ("bytes_out", np.int64),
+        ("packets_in", np.uint32),  # the low 32 bits; SESSION_END keeps the rest
+        ("packets_out", np.uint32),
+        ("endpoint", np.int32),
+        ("pool", np.int32),
+        ("nat_port", np.uint16),
+        ("backend_port", np.uint16),
+        ("address_delta", np.uint16),  # RFC 1624 sums, consumer form to provider form
+        ("transport_delta", np.uint16),
+        ("point", np.uint16),  # the consumer's network
+        ("protocol", np.uint8),
+        ("state", np.uint8),
+        ("seen", np.uint8),
+    ],
+    align=True,
+)
+assert SESSION.itemsize == 64
+
+#: The part of a session that is read when it ends.
+SESSION_END = np.dtype(
+    [
+        ("id", np.int64),
+        ("first_packet", np.int64),
+        ("last_packet", np.int64),  # only where it is later than last_refresh
+        ("packets_in_high", np.uint32),
+        ("packets_out_high", np.uint32),
+    ],
+    align=True,
+)
+assert SESSION_END.itemsize == 32
+
+#: Where a session's timer stands: in a list of the wheel, or in the heap.
+TIMER = np.dtype([("next", np.int32), ("previous", np.int32)])
+assert TIMER.itemsize == 8
+
+#: A timer that comes due within the wheel's current tick, ordered by (due, id).
+DUE = np.dtype([("due", np.int64), ("id", np.int64), ("session", np.int64)])
+
+POOL = np.dtype(
+    [
+        ("nat_address", np.uint32),
+        ("backend_address", np.uint32),
+        ("ports", np.int64),  # where its ports start in State.free_ports and State.port_session
+        ("first_port", np.int32),
+        ("capacity", np.int32),
+        ("free", np.int32),
+        ("held", np.int32),
+        ("minimum_free", np.int32),
+        ("nat_ip", np.int32),  # row of NAT_IP
+        ("service", np.int32),
+        ("host", np.int32),  # index into State.host_sessions
+        ("key", np.uint64),  # of its random stream
+        ("draws", np.uint64),
+        ("words", np.int64),  # where its bitmap starts in State.used_ports (sequential allocation)
+        ("cursor", np.int32),  # offset of the last port given (sequential allocation)
+        ("minute_used_low", np.int32),
+        ("minute_used_high", np.int32),
+        ("number", np.int32),  # its place among the service's pools
+        ("failures", np.int64),
+        ("minute", np.int64),  # end of the minute that the two above belong to
+    ],
+    align=True,
+)
+assert POOL.itemsize == 104
+
+NAT_IP = np.dtype(
+    [
+        ("service", np.int32),
+        ("index", np.int32),  # its place in the service's list
+        ("used", np.int64),  # ports in use or held, over its pools
+        ("since", np.int64),  # the time from which `used` has not been added to `port_time`
+        ("port_time", np.int64),  # ports times nanoseconds since the minute began
+        ("changes", np.int64),  # in this minute
+        ("failures", np.int64),
+    ],
+    align=True,
+)
+
+SERVICE = np.dtype(
+    [
+        ("first_pool", np.int32),
+        ("nat_ips", np.int32),
+        ("backends", np.int32),
+        ("protocols", np.int32),  # how many: pools are ordered by NAT IP, protocol, backend
+        ("tcp_slot", np.int32),  # -1: no rule of this protocol
+        ("udp_slot", np.int32),
+        ("first_backend", np.int32),  # into State.backend_keys and State.cursors
+        ("distribution", np.int32),
+        ("selection", np.int32),
+        ("allocation", np.int32),
+        ("spill", np.int32),
+        ("any_first_packet", np.int32),
+        ("endpoint_ports", np.int32),  # ports_per_endpoint, 0 for no cap
+        ("sessions_per_backend", np.int32),  # 0 for no limit
+        ("endpoints", np.int32),
+        ("decrement_ttl", np.int32),
+        ("point", np.int32),
+        ("first_cap", np.int64),  # into State.cap_counts
+        ("nat_ip_salt", np.uint64),
+    ],
+    align=True,
+)
+
+ENDPOINT = np.dtype(
+    [
+        ("key", np.uint64),
+        ("address", np.uint32),
+        ("service", np.int32),
+        ("point", np.int32),
+        ("approved", np.int32),
+        ("number", np.int32),  # its place among the service's endpoints
+        ("link_id", np.uint32),
+    ],
+    align=True,
+)
+assert ENDPOINT.itemsize == 32
+
+#: What an endpoint counts, one line per endpoint; the byte figures are of the current minute.
+ENDPOINT_COUNTER = np.dtype(
+    [
+        ("bytes_in", np.int64),
+        ("bytes_out", np.int64),
+        ("packets_in", np.int64),
+        ("packets_out", np.int64),
+        ("smallest_in", np.int32),
+        ("largest_in", np.int32),
+        ("smallest_out", np.int32),
+        ("largest_out", np.int32),
+        ("sessions_created", np.int64),
+        ("sessions_active", np.int64),
+    ],
+    align=True,
+)
+assert ENDPOINT_COUNTER.itemsize == 64
+
+#: Who has an address: an endpoint seen from a point, a NAT IP at a point, a backend of a service.
+ADDRESS = np.dtype([("scope", np.int64), ("address", np.int64), ("value", np.int64)])
+
+CLOCK = np.dtype(
+    [
+        ("now", np.int64),
+        ("started", np.int64),  # 1 once a packet was received
+        ("origin", np.int64),  # the first packet's time
+        ("received", np.int64),  # packets so far
+        ("next_due", np.int64),  # no timer is due before this
+        ("minute_end", np.int64),
+        ("tick", np.int64),  # the wheel's ticks up to this one have been emptied into the heap
+        ("due", np.int64),  # entries of the heap
+        ("rows", np.int64),  # rows of State.sessions ever used
+        ("free_row", np.int64),  # head of the free list, -1 none
+        ("live", np.int64),
+        ("logged", np.int64),  # rows of State.log
+        ("logging", np.int64),
+        ("backward_times", np.int64),
+        ("unusable_times", np.int64),
+        ("largest_jump", np.int64),  # forward, nanoseconds
+        ("exhausted_at", np.int64),  # first time that no free port was found
+        ("exhausted_pool", np.int64),  # its first choice, -1 never
+    ]
+)
+
+#: One ended session.
+ENDED = np.dtype(
+    [
+        ("id", np.int64),
+        ("flow", np.int64),
+        ("first_packet", np.int64),
+        ("last_packet", np.int64),
+        ("ended", np.int64),
+        ("packets_in", np.int64),
+        ("packets_out", np.int64),
+        ("bytes_in", np.int64),
+        ("bytes_out", np.int64),
+        ("endpoint", np.int32),
+        ("pool", np.int32),
+        ("nat_port", np.uint16),
+        ("backend_port", np.uint16),
+        ("protocol", np.uint8),
+        ("how", np.uint8),
+    ],
+    align=True,
+)
+
+#: What became of one packet.
+OUTCOME = np.dtype(
+    [
+        ("session", np.int64),  # id, or 0
+        ("nat_address", np.uint32),
+        ("nat_port", np.uint16),
+        ("verdict", np.uint8),
+        ("direction", np.uint8),
+        ("endpoint", np.int32),  # or -1
+        ("bytes", np.int32),
+        ("time", np.int64),  # the clock at the packet
+        ("consumer_point", np.uint16),
+        ("provider_point", np.uint16),
+        ("network_header", np.uint16),  # from the frame's first byte
+    ],
+    align=True,
+)
+assert OUTCOME.itemsize == 40
+
+
+class State(NamedTuple):
+    """All arrays of one simulator, as kernels take them. Tables of the topology first, then what changes."""
+
+    # the topology
+    addresses: NDArray[Any]  # ADDRESS, open addressing
+    points: NDArray[np.int64]  # bit 0: endpoints are visible here, bit 1: NAT IPs live here
+    prefixes: NDArray[np.int64]  # rows of (point, network, mask)
+    endpoints: NDArray[Any]
+    services: NDArray[Any]
+    rules: NDArray[np.int64]  # open addressing: (service, protocol, frontend port, backend port)
+    timeouts: NDArray[np.int64]  # [service, state], nanoseconds
+    backend_keys: NDArray[np.uint64]
+    # NAT ports
+    pools: NDArray[Any]
+    nat_ips: NDArray[Any]
+    free_ports: NDArray[np.uint16]
+    port_session: NDArray[np.int32]
+    used_ports: NDArray[np.uint64]
+    cap_counts: NDArray[np.int32]
+    cursors: NDArray[np.int64]
+    host_sessions: NDArray[np.int64]
+    # sessions
+    sessions: NDArray[Any]
+    session_ends: NDArray[Any]
+    timers: NDArray[Any]
+    cells: NDArray[np.uint64]
+    slots: NDArray[np.int32]
+    slot_bits: NDArray[np.uint64]
+    due: NDArray[Any]
+    # counters
+    clock: NDArray[Any]
+    counters: NDArray[Any]
+    endpoint_drops: NDArray[np.int64]
+    totals: NDArray[np.int64]
+    ended: NDArray[np.int64]
+    log: NDArray[Any]

@@ -1,0 +1,257 @@
+"""The simulator: it owns the state, drives the kernels, and answers at any time what was counted.
+
+A kernel goes through thousands of packets per call and comes back early only when Python has to act: a minute is
+over, the session table must grow, the log of ended sessions is full.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataplane.forwarding.pipeline import run
+from dataplane.forwarding.tables import build_state
+from dataplane.metrics.series import Series, Sink
+from dataplane.metrics.summary import summarise
+from dataplane.nat.life import DONE, DRAIN_LOG, END_MINUTE, GROW_SESSIONS, list_live, pass_time
+from dataplane.nat.sessions import grown
+from dataplane.packets.batch import PacketBatch
+from dataplane.records import CAPTURED_REPLY, ENDED, OUTCOME, PACKET, TO_SERVICE
+from dataplane.topology.model import Topology
+from dataplane.verdict import Verdict
+
+if TYPE_CHECKING:
+    from scapy.packet import Packet
+
+#: Packets per vector: small enough that a vector's rows stay in the first-level cache.
+BURST = 256
+
+_NOTHING = np.zeros(0, OUTCOME)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A packet as it arrived: the network's name, the time in seconds, and the scapy packet."""
+
+    point: str
+    time: float
+    packet: Packet
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one packet that was sent.
+
+    `session` is the session's id (the number of the packet that created it) or None, `endpoint` the private
+    endpoint's name or None, `nat` the NAT IP and port or None.
+    """
+
+    verdict: Verdict
+    delivered: list[Delivery]
+    session: int | None = None
+    endpoint: str | None = None
+    nat: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class ProcessResult:
+    """What became of a batch: one entry per packet, in order.
+
+    `outcomes` is a structured array (`dataplane.records.OUTCOME`); `packets` the batch with every forwarded packet
+    rewritten: to_service packets and captured replies in their provider form, replies in their consumer form.
+    """
+
+    outcomes: NDArray[Any]
+    packets: PacketBatch
+
+    @property
+    def verdicts(self) -> NDArray[np.uint8]:
+        """`Verdict` values, shape (n,)."""
+        return self.outcomes["verdict"]
+
+    @property
+    def sessions(self) -> NDArray[np.int64]:
+        """Session ids, 0 where no session forwarded the packet, shape (n,)."""
+        return self.outcomes["session"]
+
+    @property
+    def bytes(self) -> NDArray[np.int32]:
+        """What each packet counts as, in bytes, shape (n,)."""
+        return self.outcomes["bytes"]
+
+
+class Simulator:
+    """The data plane of a topology, at packet level.
+
+    `seed` decides every random choice. `sessions_log` keeps a record of every ended session until it is taken with
+    `take_ended_sessions`; `on_minute` is called with the metric rows of every minute. `burst` and `rows` (packets per vector, sessions to make room for at first) change speed
+    and memory, never a result.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        seed: int = 0,
+        *,
+        sessions_log: bool = False,
+        on_minute: Sink | None = None,
+        burst: int = BURST,
+        rows: int = 4096,
+    ) -> None:
+        self.topology = topology
+        self.seed = seed
+        self.points = {network.name: number for number, network in enumerate(topology.virtual_networks)}
+        self._names = list(self.points)
+        self._state = build_state(topology, seed, logging=sessions_log, rows=rows)
+        self._scratch = np.zeros(burst, PACKET)
+        self._ended: list[NDArray[Any]] = []
+        self.series = Series(topology, on_minute)
+
+    # --- packets ---------------------------------------------------------------------------------------------
+
+    def send(
+        self, packet: Packet | bytes, at: str, time: float | None = None, *, time_ns: int | None = None
+    ) -> Outcome:
+        """Send one packet (scapy, Ethernet or IP) from a host of the network `at`; returns what became of it.
+
+        Time is in seconds, or exactly in nanoseconds by `time_ns`; without either, the clock. At a provider's network a
+        packet is what a backend would send to a NAT IP. Raises KeyError for an unknown network.
+        """
+        from dataplane.packets import craft
+
+        if time_ns is None:
+            time_ns = self.now_ns if time is None else round(time * 1e9)
+        batch = craft.to_batch([packet], [time_ns])
+        original = batch.data.copy()
+        result = self.process(batch, at, inplace=True)
+        return self._outcome(result, original, 0)
+
+    def process(self, batch: PacketBatch, at: str | None = None, *, inplace: bool = False) -> ProcessResult:
+        """Send a batch from the network `at`, in order; without `at`, the batch's own `point` column says where.
+
+        The batch is left as it is and a rewritten copy returned, unless `inplace`.
+        """
+        if not inplace:
+            batch = batch.copy()
+        if at is not None:
+            batch.frames["point"] = self.point(at)
+        elif len(batch) and int(batch.frames["point"].max()) >= len(self._names):
+            raise ValueError("process() needs `at`, the network's name, since the batch does not say where it was seen")
+        outcomes = np.zeros(len(batch), OUTCOME)
+        self.feed(batch, outcomes)
+        return ProcessResult(outcomes, batch)
+
+    def feed(self, batch: PacketBatch, outcomes: NDArray[Any] = _NOTHING) -> None:
+        """Send a batch whose `point` column is set, rewriting it in place; the fastest way in.
+
+        `outcomes` (rows of `OUTCOME`, as many as packets) is filled when given.
+        """
+        done = 0
+        while True:
+            status, done = run(self._state, batch.frames, batch.data, done, self._scratch, outcomes)
+            if status == DONE:
+                return
+            self._act(int(status), int(batch.frames["time_ns"][done]))
+
+    def advance(self, to: float | None = None, *, to_ns: int | None = None) -> None:
+        """Let time pass up to `to` seconds (or `to_ns` nanoseconds): sessions end, held ports are released."""
+        if to_ns is None:
+            if to is None:
+                raise ValueError("advance() needs `to` (seconds) or `to_ns` (nanoseconds)")
+            to_ns = round(to * 1e9)
+        clock = self._state.clock[0]
+        if not clock["started"]:
+            return
+        to_ns = max(to_ns, int(clock["now"]))
+        while (status := pass_time(self._state, np.int64(to_ns))) != DONE:
+            self._act(int(status), to_ns)
+            clock = self._state.clock[0]
+        clock["now"] = to_ns
+
+    def _act(self, status: int, until_ns: int) -> None:
+        """Do what a kernel asked for."""
+        if status == GROW_SESSIONS:
+            self._state = grown(self._state)
+        elif status == DRAIN_LOG:
+            self._drain_log()
+        elif status == END_MINUTE:
+            self.series.end_minute(self._state, until_ns)
+
+    def _drain_log(self) -> None:
+        clock = self._state.clock[0]
+        if clock["logged"]:
+            self._ended.append(self._state.log[: clock["logged"]].copy())
+            clock["logged"] = 0
+
+    def _outcome(self, result: ProcessResult, original: NDArray[np.uint8], index: int) -> Outcome:
+        """The outcome of one packet with what was delivered, as scapy sees it."""
+        from dataplane.packets import craft
+
+        row = result.outcomes[index]
+        verdict = Verdict(int(row["verdict"]))
+        endpoint = int(row["endpoint"])
+        name = self.topology.private_endpoints[endpoint].name if endpoint >= 0 else None
+        if verdict != Verdict.FORWARDED:
+            return Outcome(verdict, [], endpoint=name)
+        batch = result.packets
+        frame = batch.frames[index]
+        direction = int(row["direction"])
+        data = original if direction == CAPTURED_REPLY else batch.data
+        start = int(frame["offset"])
+        content = data[start : start + int(frame["captured"])].tobytes()
+        point = row["provider_point"] if direction == TO_SERVICE else row["consumer_point"]
+        arrived = Delivery(
+            self._names[int(point)], int(row["time"]) / 1e9, craft.to_packet(content, int(frame["link_type"]))
+        )
+        nat = (craft.dotted(int(row["nat_address"])), int(row["nat_port"]))
+        return Outcome(verdict, [arrived], int(row["session"]), name, nat)
+
+    # --- figures ---------------------------------------------------------------------------------------------
+
+    def point(self, name: str) -> int:
+        """The number of a network; raises KeyError with the choices if there is none of this name."""
+        try:
+            return self.points[name]
+        except KeyError:
+            raise KeyError(f"no virtual network is named {name!r}; there are: {', '.join(self._names)}") from None
+
+    @property
+    def now_ns(self) -> int:
+        """The clock: the largest time seen so far, nanoseconds since 1970 (0 before the first packet)."""
+        return int(self._state.clock[0]["now"])
+
+    @property
+    def clock(self) -> dict[str, int]:
+        """The clock's fields (`dataplane.records.CLOCK`), among them the counts of unusable times."""
+        row = self._state.clock[0]
+        return {name: int(row[name]) for name in row.dtype.names}
+
+    def summary(self) -> dict[str, Any]:
+        """All counters and the state of every NAT pool, as of the clock: the object of `summary.json`."""
+        return summarise(self.topology, self._state, self.series, self.seed)
+
+    def take_ended_sessions(self) -> NDArray[Any]:
+        """The sessions that ended since the last call (rows of `dataplane.records.ENDED`, in order of their end)."""
+        self._drain_log()
+        taken = np.concatenate(self._ended) if self._ended else np.zeros(0, ENDED)
+        self._ended.clear()
+        return taken
+
+    def live_sessions(self) -> NDArray[Any]:
+        """The sessions that are alive (rows of `dataplane.records.ENDED`), in order of id."""
+        entries = np.zeros(int(self._state.clock[0]["live"]), ENDED)
+        list_live(self._state, entries, 0)
+        return entries[np.argsort(entries["id"], kind="stable")]
+
+    def end_series(self) -> None:
+        """Close the minute that has begun, so that the series is complete up to the clock."""
+        if self._state.clock[0]["started"]:
+            self.series.end_minute(self._state, self.now_ns)
+
+    def session_memory(self) -> int:
+        """Bytes that the session table holds: rows, timers, index (not the NAT pools)."""
+        state = self._state
+        return sum(a.nbytes for a in (state.sessions, state.session_ends, state.timers, state.cells))
