@@ -1,16 +1,22 @@
 """A topology as YAML text, and the JSON Schema of topology files."""
 
 import io
+import re
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from dataplane.topology.model import NatPolicy, Timeouts, Topology
 
 _KEYS_SHOWN_EMPTY = frozenset(NatPolicy.model_fields)
 """Keys for which nothing is a setting, to be written as `null`; elsewhere a key without value is left out."""
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
+"""Text that needs no quotes, unless it reads as a number or a word of YAML: those ruamel.yaml quotes."""
 
 
 class _Representer(RoundTripRepresenter):
@@ -51,6 +57,8 @@ def _styled(value: Any) -> Any:
         if not any(isinstance(item, dict) for item in value):
             sequence.fa.set_flow_style()
         return sequence
+    if isinstance(value, str) and not _PLAIN.fullmatch(value):
+        return DoubleQuotedScalarString(value)  # ruamel.yaml writes [?0] for a list with the text ?0
     return value
 
 

@@ -93,9 +93,16 @@ class Topology(Part):
     def _fill_endpoints(self) -> None:
         """Write down what was left to be derived, so that a topology that is saved says what was used."""
         link_ids = self.link_ids()
+        services = {service.name: service for service in self.private_link_services}
+        networks = {network.name: network for network in self.virtual_networks}
         filled = tuple(
             endpoint.model_copy(
-                update={"link_id": link_ids[endpoint.name], "connection": self.connection_of(endpoint)}
+                update={
+                    "link_id": link_ids[endpoint.name],
+                    "connection": _connection(
+                        endpoint, services[endpoint.target], networks[endpoint.virtual_network]
+                    ),
+                }
             )
             for endpoint in self.private_endpoints
         )
@@ -143,12 +150,7 @@ class Topology(Part):
 
     def connection_of(self, endpoint: PrivateEndpoint) -> Connection:
         """State of a connection at the start: as given, else approved or, by auto_approval, pending."""
-        if endpoint.connection is not None:
-            return endpoint.connection
-        listed = self.service(endpoint.target).auto_approval
-        if not listed or "*" in listed or self.network(endpoint.virtual_network).subscription in listed:
-            return "approved"
-        return "pending"
+        return _connection(endpoint, self.service(endpoint.target), self.network(endpoint.virtual_network))
 
     def link_ids(self) -> dict[str, int]:
         """The link id of every endpoint by name: as given, else a hash of the name, past ids in use."""
@@ -162,6 +164,15 @@ class Topology(Part):
             taken.add(link_id)
             result[name] = link_id
         return {name: link_id for name, link_id in result.items() if link_id is not None}
+
+
+def _connection(
+    endpoint: PrivateEndpoint, service: PrivateLinkService, network: VirtualNetwork
+) -> Connection:
+    if endpoint.connection is not None:
+        return endpoint.connection
+    listed = service.auto_approval
+    return "approved" if not listed or "*" in listed or network.subscription in listed else "pending"
 
 
 _Named = TypeVar("_Named", VirtualNetwork, PrivateLinkService, PrivateEndpoint)

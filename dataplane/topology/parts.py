@@ -233,7 +233,7 @@ class Event(Part):
             actions = ", ".join(self.ACTIONS)
             raise ValueError(f"has {len(given)} actions; an event has exactly one of {actions}")
         if (self.address is not None) != self.is_about_service:
-            raise ValueError(f"{given[0]} {'needs' if self.is_about_service else 'takes no'} address")
+            raise ValueError(f"{given[0]} {'needs an' if self.is_about_service else 'takes no'} address")
         return self
 
     @property

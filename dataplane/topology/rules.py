@@ -59,7 +59,7 @@ def _references(topology: Draft) -> Iterator[Finding]:
     if services is not None and platforms is not None:
         for endpoint in topology.children("private_endpoints"):
             yield from _unknown(
-                endpoint.at("target"), endpoint.field("target"), services + platforms, "service"
+                endpoint.at("target"), endpoint.field("target"), services | platforms, "service"
             )
 
 
@@ -74,9 +74,8 @@ def _peerings(topology: Draft) -> Iterator[Finding]:
                     yield Finding(path, f"{prefix} overlaps {known} in the same address space", prefix)
             earlier.append(prefix)
 
-    peers: dict[str, dict[str, Path]] = {
-        name: {} for name in networks
-    }  # who meets whom, and where it is written
+    # Who meets whom, and where it is written.
+    peers: dict[str, dict[str, Path]] = {name: {} for name in networks}
     for name, network in networks.items():
         listed: set[str] = set()
         for path, peer in network.items("peered_with"):
@@ -233,22 +232,22 @@ def _by_name(topology: Draft, kind: str) -> dict[str, Draft]:
     return result
 
 
-def _known_names(topology: Draft, kind: str) -> list[str] | None:
+def _known_names(topology: Draft, kind: str) -> dict[str, None] | None:
     """The names of a kind; None when some cannot be read, and so nobody can say that a name is unknown."""
     if topology.has(kind) and not topology.is_list(kind):
         return None
     names = [part.field("name") for part in topology.children(kind)]
-    return None if None in names else names
+    return None if None in names else dict.fromkeys(names)
 
 
-def _unknown(path: Path, name: str | None, known: list[str] | None, kind: str) -> Iterator[Finding]:
+def _unknown(path: Path, name: str | None, known: dict[str, None] | None, kind: str) -> Iterator[Finding]:
     if name is None or known is None or name in known:
         return
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         hint = f"did you mean {close[0]}?"
     elif known:
-        hint = f"there are: {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"
+        hint = f"there are: {', '.join(list(known)[:10])}{', ...' if len(known) > 10 else ''}"
     else:
         hint = "there is none"
     yield Finding(path, f"no {kind} is named {name}; {hint}", name)
