@@ -25,7 +25,7 @@ def check_whole(data: object) -> list[Finding]:
     return [*rules.broken_rules(draft), *limits.beyond_limits(draft), *unsupported.not_yet_supported(draft)]
 
 
-def findings_of(error: ValidationError, model: type[BaseModel], data: object) -> list[Finding]:
+def findings_of(error: ValidationError, model: type[BaseModel]) -> list[Finding]:
     """Pydantic's errors in the words of the topology file."""
     findings = []
     for problem in error.errors(include_url=False):

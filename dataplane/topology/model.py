@@ -73,7 +73,7 @@ class Topology(Part):
         try:
             topology = handler(data)
         except ValidationError as error:
-            findings = check.findings_of(error, cls, data)
+            findings = check.findings_of(error, cls)
         findings += check.check_whole(topology if topology is not None else data)
         if topology is None or findings:
             raise ValidationError.from_exception_data(
