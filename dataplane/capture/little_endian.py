@@ -4,6 +4,9 @@ Plain bodies run interpreted and under `NUMBA_BOUNDSCHECK`; compiled, each becom
 (or one memcpy). Callers have proved that every byte touched lies inside the array.
 """
 
+# numba types its extension points differently from version to version.
+# mypy: disable-error-code="untyped-decorator, no-untyped-call, attr-defined, call-arg"
+
 from typing import Any
 
 import numpy as np
@@ -49,6 +52,11 @@ def copy_bytes(out: Any, at: Any, data: Any, offset: Any, count: Any) -> None:
     out[at : at + count] = data[offset : offset + count]
 
 
+def _copy_one_by_one(out: Any, at: Any, data: Any, offset: Any, count: Any) -> None:
+    for index in range(count):
+        out[at + index] = data[offset + index]
+
+
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, bits: int) -> Any:
     """Pointer to `array[index]` as an integer of so many bits."""
     struct = context.make_array(array_type)(context, builder, array)
@@ -56,7 +64,7 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
 
 
 def _load(bits: int) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def load(typing_context: Any, data: Any, offset: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             pointer = _pointer(context, builder, signature.args[0], args[0], args[1], bits)
@@ -68,7 +76,7 @@ def _load(bits: int) -> Any:
 
 
 def _store(bits: int) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def store(typing_context: Any, data: Any, offset: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             pointer = _pointer(context, builder, signature.args[0], args[0], args[1], bits)
@@ -80,7 +88,7 @@ def _store(bits: int) -> Any:
     return store
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _copy(typing_context: Any, out: Any, at: Any, data: Any, offset: Any, count: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         target = _pointer(context, builder, signature.args[0], args[0], args[1], 8)
@@ -93,8 +101,15 @@ def _copy(typing_context: Any, out: Any, at: Any, data: Any, offset: Any, count:
 
 if COMPILED:
     if config.BOUNDSCHECK:
-        for plain in (load16_little, load32_little, store16_little, store32_little, copy_bytes):
+        for plain in (load16_little, load32_little, store16_little, store32_little):
             register_jitable(plain)
+        # Assigning a slice would allocate, which kernels may not.
+        register_jitable(_copy_one_by_one)
+        overload(copy_bytes)(
+            lambda out, at, data, offset, count: (
+                lambda out, at, data, offset, count: _copy_one_by_one(out, at, data, offset, count)
+            )
+        )
     else:
         _load16, _load32, _store16, _store32 = _load(16), _load(32), _store(16), _store(32)
         overload(load16_little)(lambda data, offset: lambda data, offset: _load16(data, np.intp(offset)))

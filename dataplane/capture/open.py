@@ -156,6 +156,7 @@ class CaptureReader:
         """The next batch, of at least one packet."""
         if len(self._frames) == 0 and not self._ended:
             self._frames = np.empty(BATCH_PACKETS, FRAME)
+            self._fill(len(self._buffer))
         scanner = self._scanner
         while not self._ended:
             count = scanner.scan(self._buffer, self._frames, self._stop)

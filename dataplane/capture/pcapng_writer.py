@@ -8,7 +8,6 @@ per interface. The section header names the application alone, not machine or sy
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+import dataplane
 from dataplane.capture.little_endian import copy_bytes, load32_little, store16_little, store32_little
 from dataplane.capture.pcapng import ENHANCED
 from dataplane.kernel import kernel
@@ -157,12 +157,8 @@ def _block(kind: int, body: bytes) -> bytes:
     return np.array([kind, length], "<u4").tobytes() + body + np.array([length], "<u4").tobytes()
 
 
-def application_name() -> str:
-    """What our captures say wrote them: `dataplane <version>`."""
-    try:
-        return f"dataplane {metadata.version('dataplane')}"
-    except metadata.PackageNotFoundError:
-        return "dataplane (not installed)"
+#: What our captures say wrote them; without a version, so that outputs of equal runs are equal bytes.
+APPLICATION = "dataplane simulator"
 
 
 class PcapngWriter:
@@ -172,7 +168,7 @@ class PcapngWriter:
     our own captures by its start, `dataplane `. Times before 1970 are written as 1970 (times are unsigned).
     """
 
-    def __init__(self, file: str | Path | BinaryIO, application: str | None = None) -> None:
+    def __init__(self, file: str | Path | BinaryIO, application: str = APPLICATION) -> None:
         self._own = isinstance(file, (str, Path))
         self._file: BinaryIO = open(file, "wb") if isinstance(file, (str, Path)) else file  # noqa: SIM115
         self._closed = False
@@ -180,7 +176,7 @@ class PcapngWriter:
         self._given: dict[int, tuple[int, int, int, int]] = {}
         self._buffer = np.empty(0, np.uint8)
         body = np.array([0x1A2B3C4D, 0x0000_0001, 0xFFFFFFFF, 0xFFFFFFFF], "<u4").tobytes()
-        options = _text(4, application_name() if application is None else application)
+        options = _text(4, application)
         self._file.write(_block(0x0A0D0D0A, body + (options + bytes(4) if options else b"")))
 
     @property
@@ -200,7 +196,10 @@ class PcapngWriter:
         return index
 
     def write_blocks(self, blocks: NDArray[np.uint8]) -> None:
-        """Append whole blocks made by `put_packet`, of declared interfaces. Raises ValueError for others."""
+        """Append blocks made by `put_packet`, of declared interfaces.
+
+        Raises ValueError at the first that is broken or of another interface; those before it are written.
+        """
         whole = int(tally_blocks(blocks, self._tallies))
         self._file.write(blocks.data[:whole])
         if whole != len(blocks):
@@ -248,6 +247,12 @@ class PcapngWriter:
             -1 if first_ns is None else max(first_ns, 0),
             -1 if last_ns is None else max(last_ns, 0),
         )
+
+    def set_dropped(self, index: int, dropped: int) -> None:
+        """Say how many of the interface's packets were dropped; the other statistics are those of what was written."""
+        tally = self._tallies[index]
+        times = (int(tally["first_ns"]), int(tally["last_ns"])) if tally["packets"] else (None, None)
+        self.set_statistics(index, int(tally["packets"]), dropped, *times)
 
     def _statistics(self, index: int) -> bytes:
         """The Interface Statistics Block; times are nanoseconds, high word first."""
