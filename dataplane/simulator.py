@@ -87,7 +87,8 @@ class Simulator:
     """The data plane of a topology, at packet level.
 
     `seed` decides every random choice. `sessions_log` keeps a record of every ended session until it is taken with
-    `take_ended_sessions`; `on_minute` is called with the metric rows of every minute. `burst` and `rows` (packets per vector, sessions to make room for at first) change speed
+    `take_ended_sessions`; `on_minute` is called with the metric rows of every minute.
+    `burst` and `rows` (packets per vector, sessions to make room for at first) change speed
     and memory, never a result.
     """
 
@@ -250,6 +251,11 @@ class Simulator:
         """Close the minute that has begun, so that the series is complete up to the clock."""
         if self._state.clock[0]["started"]:
             self.series.end_minute(self._state, self.now_ns)
+
+    @property
+    def pools(self) -> NDArray[Any]:
+        """The NAT pools (rows of `dataplane.records.POOL`), in order of service, NAT IP, protocol, backend."""
+        return self._state.pools
 
     def session_memory(self) -> int:
         """Bytes that the session table holds: rows, timers, index (not the NAT pools)."""

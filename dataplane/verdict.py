@@ -30,7 +30,8 @@ class Verdict(IntEnum):
     def __str__(self) -> str:
         return self.name.lower()
 
-    __format__ = object.__format__
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
 
     @property
     def is_drop(self) -> bool:

@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-import dataplane
 from dataplane.capture.little_endian import copy_bytes, load32_little, store16_little, store32_little
 from dataplane.capture.pcapng import ENHANCED
 from dataplane.kernel import kernel

@@ -1,1 +1,50 @@
-"""The command line: one file per command."""
+"""The command line: one file per command, nothing but arguments and printing.
+
+Commands are imported when they are used, so `dataplane --help` needs neither numba nor scapy.
+
+Exit codes: 0 done; 1 ran, but a condition that the user set did not hold; 2 wrong usage or configuration; 3 an input
+was damaged, what was readable is kept; 4 complete, but an exporter failed; 130 interrupted, outputs closed properly.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+_COMMANDS = {
+    "replay": "Send captures through the Private Link service.",
+    "topology": "Check, show and infer topologies.",
+    "warmup": "Compile the kernels for this processor, once.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands live in files of the same name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"dataplane.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: dataplane replay capture.pcap -o run",
+)
+@click.version_option(package_name="dataplane")
+def main() -> None:
+    """Simulate the data plane of Azure Private Link, packet by packet.
+
+    Exit codes: 0 done, 1 a condition that you set did not hold, 2 wrong usage or configuration, 3 an input was
+    damaged (what was readable is kept), 4 an exporter failed, 130 interrupted.
+    """

@@ -256,14 +256,14 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
     for row, (number, index) in enumerate(nat_ips):
         nat_ip_table[row]["service"], nat_ip_table[row]["index"] = number, index
     pool_table = np.zeros(len(pools), POOL)
-    for row, pool in enumerate(pools):
-        pool_table[row] = pool
+    for row, fields in enumerate(pools):
+        pool_table[row] = fields
     used_ports = np.zeros(words, np.uint64)
     for pool in pool_table:
         # Bits beyond the range's end are used for ever.
-        if pool["words"] >= 0 and pool["capacity"] % 64:
-            last = int(pool["words"]) + (int(pool["capacity"]) - 1) // 64
-            used_ports[last] = np.uint64((2**64 - 1) << int(pool["capacity"] % 64) & (2**64 - 1))
+        size = int(pool["capacity"])
+        if pool["words"] >= 0 and size % 64:
+            used_ports[int(pool["words"]) + size // 64] = np.uint64((2**64 - 1) << size % 64 & (2**64 - 1))
 
     clock = np.zeros(1, CLOCK)
     clock[0]["next_due"] = FOREVER

@@ -8,8 +8,9 @@ Kernels count within the minute; at its end this module adds the minute to the r
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LEAST = np.iinfo(np.int32).max
 
 
-class MetricRow(NamedTuple):
+@dataclass(frozen=True)
+class MetricRow:
     """One line of `metrics.csv`: a minute of one metric of one resource.
 
     Byte metrics have one sample per forwarded packet (unit bytes). The gauges of a NAT IP are percentages: the average

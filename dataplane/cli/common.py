@@ -1,0 +1,56 @@
+"""What commands share: options, errors as one line and an exit code, the note that kernels are being compiled."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+#: Exit codes of the commands.
+USAGE = 2
+
+
+def common_options(command: C) -> C:
+    """`--json`, `--quiet` and `--seed`, as every command has them."""
+    for option in (
+        click.option("--seed", type=int, default=0, show_default=True, help="Decides every random choice."),
+        click.option("--quiet", "-q", is_flag=True, help="No progress bar, no notes."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."),
+    ):
+        command = option(command)
+    return command
+
+
+def fail(message: str, code: int = USAGE) -> NoReturn:
+    """End with an error: every line on standard error, and the exit code."""
+    for line in message.splitlines():
+        click.echo(f"error: {line}", err=True)
+    sys.exit(code)
+
+
+@contextmanager
+def errors_as_lines() -> Iterator[None]:
+    """Turn what can be wrong with a user's files into lines and exit code 2."""
+    from dataplane.capture import CaptureError
+    from dataplane.runs.folder import RunError
+    from dataplane.topology import TopologyError
+
+    try:
+        yield
+    except (CaptureError, RunError, TopologyError) as error:
+        fail(str(error))
+    except BrokenPipeError:
+        sys.exit(0)  # whoever reads our output has read enough
+
+
+def announce_compilation(quiet: bool) -> None:
+    """Say once that the first use compiles, since it takes half a minute."""
+    from dataplane.kernel import is_compiled
+
+    if not quiet and not is_compiled():
+        click.echo("compiling the kernels for this processor, once (about half a minute)…", err=True)

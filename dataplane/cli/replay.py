@@ -1,0 +1,102 @@
+"""`dataplane replay`: captures through the service."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dataplane.cli.common import announce_compilation, common_options, errors_as_lines, fail
+
+if TYPE_CHECKING:
+    from dataplane.runs.replay import Progress
+
+
+@click.command("replay", epilog="Example: dataplane replay contoso=monday.pcapng.gz -t topology.yaml -o run")
+@click.argument("captures", nargs=-1, required=True, metavar="[POINT=]CAPTURE…")
+@click.option("--topology", "-t", type=click.Path(path_type=Path), help="Without it, the topology is inferred.")
+@click.option("--output", "-o", "folder", type=click.Path(path_type=Path), metavar="RUN", help="The run's folder.")
+@click.option("--no-capture", is_flag=True, help="Leave capture.pcapng out of the run's folder.")
+@click.option("--pcap", "pcaps", multiple=True, metavar="POINT=FILE", help="Write one point as classic pcap.")
+@common_options
+def command(
+    captures: tuple[str, ...],
+    topology: Path | None,
+    folder: Path | None,
+    no_capture: bool,
+    pcaps: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    seed: int,
+) -> None:
+    """Send captures through the Private Link service and tell what became of every packet.
+
+    A CAPTURE is a pcap or pcapng file, plain or compressed with gzip or zstd, or - for standard input. POINT names the
+    network where it was taken. Packets of several captures are merged by time. Without a topology, every server in
+    the captures becomes the private endpoint of a service.
+    """
+    with errors_as_lines():
+        from dataplane.runs.replay import Replay, replay
+        from dataplane.topology import load_topology
+
+        job = Replay(
+            captures=list(captures),
+            topology=None if topology is None else load_topology(topology),
+            seed=seed,
+            folder=folder,
+            capture=not no_capture,
+            pcaps=_points(pcaps),
+            command=sys.argv[:],
+        )
+        announce_compilation(quiet)
+        with _progress(quiet) as progress:
+            result = replay(job, progress)
+    if as_json:
+        from dataplane.runs.folder import to_json
+
+        click.echo(to_json(result.summary), nl=False)
+    else:
+        from dataplane.cli.tables import print_summary
+
+        print_summary(result.summary, result.topology, inferred=topology is None)
+        if folder is not None:
+            click.echo(f"written to {folder}")
+    if not quiet:
+        for warning in result.warnings:
+            click.echo(f"note: {warning}", err=True)
+    for damage in result.damage:
+        click.echo(f"error: {damage}", err=True)
+    if result.interrupted:
+        click.echo("interrupted: what was done until then is kept", err=True)
+    sys.exit(result.exit_code)
+
+
+def _points(pcaps: tuple[str, ...]) -> dict[str, Path]:
+    points: dict[str, Path] = {}
+    for argument in pcaps:
+        point, equals, path = argument.partition("=")
+        if not (point and equals and path):
+            fail(f"--pcap {argument}: write --pcap POINT=FILE")
+        if point in points:
+            fail(f"--pcap {argument}: {point} is already written to {points[point]}")
+        points[point] = Path(path)
+    return points
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress | None]:
+    """A progress bar on standard error, if that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("replay", total=None)
+        yield lambda done, size: bar.update(task, completed=done, total=size)

@@ -1,0 +1,112 @@
+"""A summary as people read it: totals, endpoints, NAT ports, drops with the sentence that explains each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dataplane.topology import Topology
+from dataplane.verdict import Verdict
+
+#: Rows of a table before the rest is summed up in one line: the whole is in summary.json.
+_MOST_ROWS = 20
+
+
+def print_summary(summary: dict[str, Any], topology: Topology, *, inferred: bool) -> None:
+    """Print what happened on standard output."""
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    received = summary["received"]
+    console.print(
+        f"{received['packets']:,} packets, {received['bytes']:,} bytes in {summary['duration_seconds']:,.3f} s of "
+        "capture time: "
+        + ", ".join(
+            f"{summary[kind]['packets']:,} {kind}" for kind in ("forwarded", "bypassed", "dropped")
+        )
+    )
+    if inferred:
+        servers = len(topology.private_endpoints)
+        console.print(f"No topology was given: {servers} server(s) in the captures became private endpoints.")
+    sessions = summary["sessions"]
+    ended = ", ".join(f"{count:,} {how}" for how, count in sessions["ended"].items() if count) or "none"
+    console.print(
+        f"{sessions['created']:,} sessions: {sessions['active']:,} open at the end; ended: {ended}", end="\n\n"
+    )
+    _endpoints(console, summary["private_endpoints"])
+    _nat_ports(console, summary["private_link_services"])
+    _drops(console, summary["dropped"]["reasons"])
+    first = summary["first_exhaustion"]
+    if first:
+        console.print(
+            f"NAT ports ran out first after {first['time_seconds']:,.3f} s: {first['service']}, NAT IP "
+            f"{first['nat_ip']}, {first['protocol']} toward {first['backend']}"
+        )
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    return table
+
+
+def _show(console: Console, table: Table, rows: Sequence[tuple[str, ...]]) -> None:
+    if not rows:
+        return
+    for row in rows[:_MOST_ROWS]:
+        table.add_row(*row)
+    console.print(table)
+    if len(rows) > _MOST_ROWS:
+        console.print(f"… and {len(rows) - _MOST_ROWS:,} more (--json or summary.json lists all)")
+    console.print()
+
+
+def _endpoints(console: Console, endpoints: list[dict[str, Any]]) -> None:
+    table = _table("Private endpoints", "endpoint", "IN bytes", "OUT bytes", "packets", "sessions", "dropped")
+    rows = [
+        (
+            endpoint["name"],
+            f"{endpoint['bytes_in']:,}",
+            f"{endpoint['bytes_out']:,}",
+            f"{endpoint['packets_in'] + endpoint['packets_out']:,}",
+            f"{endpoint['sessions']['created']:,}",
+            f"{sum(endpoint['dropped'].values()):,}",
+        )
+        for endpoint in sorted(endpoints, key=lambda e: -e["bytes_in"] - e["bytes_out"])
+    ]
+    _show(console, table, rows)
+
+
+def _nat_ports(console: Console, services: list[dict[str, Any]]) -> None:
+    table = _table(
+        "NAT ports", "service, NAT IP", "capacity", "in use", "held", "free", "available", "lowest", "failures"
+    )
+    rows = [
+        (
+            f"{service['name']} {nat_ip['ip']}",
+            f"{nat_ip['capacity']:,}",
+            f"{nat_ip['in_use']:,}",
+            f"{nat_ip['held']:,}",
+            f"{nat_ip['free']:,}",
+            f"{nat_ip['availability_percent']:.3f} %",
+            f"{nat_ip['minimum_availability_percent']:.3f} %",
+            f"{nat_ip['allocation_failures']:,}",
+        )
+        for service in services
+        for nat_ip in service["nat_ips"]
+    ]
+    rows.sort(key=lambda row: float(row[6].split()[0]))
+    _show(console, table, rows)
+
+
+def _drops(console: Console, reasons: dict[str, dict[str, int]]) -> None:
+    table = _table("Dropped", "reason", "packets", "bytes", "what it means")
+    table.columns[3].justify = "left"
+    rows = [
+        (reason, f"{count['packets']:,}", f"{count['bytes']:,}", Verdict[reason.upper()].explanation)
+        for reason, count in sorted(reasons.items(), key=lambda item: -item[1]["packets"])
+    ]
+    _show(console, table, rows)

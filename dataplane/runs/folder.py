@@ -1,0 +1,147 @@
+"""A run's folder: files are written beside their place and moved there whole; a run that fails leaves none.
+
+Everything but `manifest.json` depends on inputs, topology and seed alone, so two runs can be compared byte by byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, TextIO
+
+#: Every file that a run may leave; one that a new run does not write is removed from the folder.
+FILES = ("manifest.json", "topology.yaml", "summary.json", "metrics.csv", "sessions.csv", "capture.pcapng")
+
+SCHEMA_VERSION = 1
+
+
+class RunError(ValueError):
+    """A run cannot begin or go on; the message is one line for the user."""
+
+
+class WholeFiles:
+    """Output files that appear under their names together, when all of them are complete."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, BinaryIO | TextIO] = {}
+
+    def binary(self, path: Path) -> BinaryIO:
+        """A file for bytes that will be at `path`."""
+        return self._add(path, "wb")  # type: ignore[return-value]
+
+    def text(self, path: Path) -> TextIO:
+        """A file for text (UTF-8, line ends as written) that will be at `path`."""
+        return self._add(path, "w")  # type: ignore[return-value]
+
+    def _add(self, path: Path, mode: str) -> BinaryIO | TextIO:
+        text = {"encoding": "utf-8", "newline": ""} if mode == "w" else {}
+        if path.is_dir():
+            raise RunError(f"{path}: is a directory; name a file")
+        beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            file = open(beside, mode, **text)  # type: ignore[call-overload]  # noqa: SIM115  (closed by commit or discard)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+        self._open[path] = file
+        return file  # type: ignore[no-any-return]
+
+    def commit(self) -> None:
+        """Move every file to its place."""
+        for file in self._open.values():
+            file.close()
+        for path, file in self._open.items():
+            os.replace(file.name, path)
+        self._open.clear()
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        for file in self._open.values():
+            file.close()
+            Path(file.name).unlink(missing_ok=True)
+        self._open.clear()
+
+
+class RunFolder:
+    """The folder of one run, as a context manager: committed when its body ends well, else untouched."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.files = WholeFiles()
+        self._written: set[str] = set()
+        self._made = False
+
+    def __enter__(self) -> RunFolder:
+        if self.path is not None and not self.path.is_dir():
+            try:
+                self.path.mkdir(parents=True)
+            except FileExistsError:
+                raise RunError(f"{self.path}: is a file; a run needs a folder") from None
+            except OSError as error:
+                raise RunError(f"{self.path}: cannot be made: {error.strerror}") from error
+            self._made = True
+        return self
+
+    def text(self, name: str) -> TextIO:
+        """One of the run's text files."""
+        assert self.path is not None
+        self._written.add(name)
+        return self.files.text(self.path / name)
+
+    def binary(self, name: str) -> BinaryIO:
+        """One of the run's binary files."""
+        assert self.path is not None
+        self._written.add(name)
+        return self.files.binary(self.path / name)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write an object as JSON."""
+        self.text(name).write(to_json(content))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.files.commit()
+            if self.path is not None:
+                for name in set(FILES) - self._written:
+                    (self.path / name).unlink(missing_ok=True)
+            return
+        self.files.discard()
+        if self._made and self.path is not None:
+            with suppress(OSError):  # something else may have been put there meanwhile
+                self.path.rmdir()
+
+
+def to_json(content: Any) -> str:
+    """JSON as we write it everywhere: two spaces, one final line end."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def manifest(
+    command: Iterable[str], inputs: list[dict[str, Any]], seed: int, code: int, meaning: str
+) -> dict[str, Any]:
+    """What `manifest.json` says: how the run came about and how it ended."""
+    names = ("dataplane", "numpy", "numba")
+    versions = {name: _version(name) for name in names}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": list(command),
+        "inputs": inputs,
+        "seed": seed,
+        "versions": {**versions, "python": platform.python_version(), "platform": sys.platform},
+        "exit_state": {"code": code, "meaning": meaning},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,296 @@
+"""Every packet at every point, as `capture.pcapng`, and one point as classic pcap.
+
+Reads a batch as it came in, the same batch as it was rewritten, and what became of each packet. A packet appears at
+most three times, in the order in which it travels: where it came in, on the backbone, where it was delivered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataplane.capture.pcap import PcapWriter
+from dataplane.capture.pcapng_writer import PcapngWriter, packet_block_size, put_packet
+from dataplane.forwarding.encapsulate import OVERHEAD, encapsulate
+from dataplane.kernel import kernel
+from dataplane.packets.batch import FRAME, INBOUND, OUTBOUND, TIME_UNREPRESENTABLE, PacketBatch
+from dataplane.packets.headers import LINK_ETHERNET
+from dataplane.records import TO_CONSUMER, TO_SERVICE
+from dataplane.topology.model import Topology
+from dataplane.verdict import Verdict
+
+#: The encapsulated hop between the networks, as a point.
+BACKBONE = "backbone"
+
+_FORWARDED = int(Verdict.FORWARDED)
+_BYPASSED = int(Verdict.BYPASSED)
+
+#: Where a packet's bytes are taken from.
+_AS_IT_CAME, _REWRITTEN, _ENCAPSULATED = 0, 1, 2
+
+_COMMENT_ROOM = 96
+_WRITTEN, _BUFFER_FULL, _NEW_INTERFACE = 0, 1, 2
+
+_ZERO = ord("0")
+
+
+@kernel
+def appearance(outcome: Any, place: Any, backbone: Any) -> Any:
+    """The `place`th appearance (0 to 2) of a packet: (point, where its bytes are, direction); point -1 for none."""
+    direction = outcome["direction"]
+    consumer = np.int64(outcome["consumer_point"])
+    provider = np.int64(outcome["provider_point"])
+    if outcome["verdict"] != _FORWARDED:
+        return (consumer if place == 0 else -1), _AS_IT_CAME, INBOUND
+    if place == 1:
+        return backbone, _ENCAPSULATED, OUTBOUND
+    if direction == TO_SERVICE:
+        if place == 0:
+            return consumer, _AS_IT_CAME, INBOUND
+        return provider, _REWRITTEN, OUTBOUND
+    if direction == TO_CONSUMER:
+        if place == 0:
+            return provider, _AS_IT_CAME, INBOUND
+        return consumer, _REWRITTEN, OUTBOUND
+    if place == 0:
+        return provider, _REWRITTEN, OUTBOUND
+    return consumer, _AS_IT_CAME, INBOUND
+
+
+@kernel
+def take_bytes(source: Any, frame: Any, outcome: Any, buffers: Any, link_ids: Any) -> Any:
+    """Where the bytes of an appearance are: (buffer number, offset, captured, original, link type).
+
+    `buffers` is (as it came, rewritten, scratch); the backbone's form is made in the scratch buffer.
+    """
+    came, rewritten, scratch = buffers
+    captured = np.int64(frame["captured"])
+    original = np.int64(frame["original"])
+    if source != _ENCAPSULATED:
+        return source, frame["offset"], captured, original, np.int64(frame["link_type"])
+    network = np.int64(outcome["network_header"])
+    path = (
+        np.int64(outcome["direction"]),
+        np.int64(link_ids[outcome["endpoint"]]),
+        np.int64(outcome["consumer_point"]),
+        np.int64(outcome["provider_point"]),
+    )
+    consumer_form = rewritten if outcome["direction"] == TO_CONSUMER else came
+    captured, original = encapsulate(
+        scratch, consumer_form, frame["offset"] + network, captured - network, original - network, path
+    )
+    return source, np.int64(0), captured, original, np.int64(LINK_ETHERNET)
+
+
+@kernel
+def put_number(out: Any, at: Any, value: Any) -> Any:
+    """Write a number in decimal; the position after it."""
+    digits = 1
+    rest = value
+    while rest >= 10:
+        rest //= 10
+        digits += 1
+    for place in range(at + digits - 1, at - 1, -1):
+        out[place] = _ZERO + value % 10
+        value //= 10
+    return at + digits
+
+
+@kernel
+def put_word(out: Any, at: Any, words: Any, which: Any) -> Any:
+    """Write a row of `words` (text padded with zeros); the position after it."""
+    for letter in words[which]:
+        if letter == 0:
+            break
+        out[at] = letter
+        at += 1
+    return at
+
+
+@kernel
+def put_comment(out: Any, words: Any, outcome: Any, at_provider: Any) -> Any:
+    """The comment of an appearance; its length. Rows of `words`: the verdicts, then `session=`, ` nat=`, `verdict=`."""
+    labels = len(words) - 3
+    if outcome["verdict"] != _FORWARDED:
+        at = put_word(out, 0, words, labels + 2)
+        return put_word(out, at, words, np.int64(outcome["verdict"]))
+    at = put_word(out, 0, words, labels)
+    at = put_number(out, at, outcome["session"])
+    if at_provider:
+        at = put_word(out, at, words, labels + 1)
+        address = np.int64(outcome["nat_address"])
+        for shift in range(24, -8, -8):
+            at = put_number(out, at, (address >> shift) & 255)
+            out[at] = ord(".") if shift else ord(":")
+            at += 1
+        at = put_number(out, at, np.int64(outcome["nat_port"]))
+    return at
+
+
+@kernel
+def write_points(job: Any, frames: Any, outcomes: Any, index: Any, place: Any, out: Any) -> Any:
+    """Write packet blocks from appearance `place` of packet `index` on, as far as `out` reaches.
+
+    Returns (status, index, place, bytes written); the status says what is needed to go on. `job` is (buffers, link ids,
+    words, interfaces, drops, backbone point): `interfaces` has rows (point, link type), `drops` counts per interface.
+    """
+    buffers, link_ids, words, interfaces, drops, backbone = job
+    came, rewritten, scratch = buffers
+    comment = scratch[len(scratch) - _COMMENT_ROOM :]
+    used = 0
+    while index < len(frames):
+        frame = frames[index]
+        outcome = outcomes[index]
+        time_ns = outcome["time"] if frame["flags"] & TIME_UNREPRESENTABLE else frame["time_ns"]
+        while place < 3:
+            point, source, direction = appearance(outcome, place, backbone)
+            if point >= 0:
+                source, offset, captured, original, link_type = take_bytes(
+                    source, frame, outcome, buffers, link_ids
+                )
+                which = 0
+                while which < len(interfaces) and (
+                    interfaces[which, 0] != point or interfaces[which, 1] != link_type
+                ):
+                    which += 1
+                if which == len(interfaces):
+                    return _NEW_INTERFACE, index, place, used
+                at_provider = (place == 2) == (outcome["direction"] == TO_SERVICE) and place != 1
+                length = put_comment(comment, words, outcome, at_provider)
+                if used + packet_block_size(captured, length) > len(out):
+                    return _BUFFER_FULL, index, place, used
+                data = came if source == _AS_IT_CAME else (rewritten if source == _REWRITTEN else scratch)
+                used = put_packet(
+                    out, used, which, time_ns, data, offset, captured, original, direction, comment, length
+                )
+                if outcome["verdict"] > _BYPASSED:
+                    drops[which] += 1
+            place += 1
+        place = 0
+        index += 1
+    return _WRITTEN, index, place, used
+
+
+@kernel
+def collect_point(job: Any, frames: Any, outcomes: Any, index: Any, out: Any, rows: Any) -> Any:
+    """Copy the packets of one point into `out` and their FRAME rows into `rows`, as far as both reach.
+
+    Returns (next index, rows filled, bytes copied). `job` is (buffers, link ids, point, backbone point).
+    """
+    buffers, link_ids, wanted, backbone = job
+    came, rewritten, scratch = buffers
+    used = count = 0
+    while index < len(frames):
+        frame = frames[index]
+        outcome = outcomes[index]
+        for place in range(3):
+            point, source, direction = appearance(outcome, place, backbone)
+            if point == wanted:
+                source, offset, captured, original, link_type = take_bytes(
+                    source, frame, outcome, buffers, link_ids
+                )
+                if used + captured > len(out) or count == len(rows):
+                    return index, count, used
+                data = came if source == _AS_IT_CAME else (rewritten if source == _REWRITTEN else scratch)
+                for at in range(captured):
+                    out[used + at] = data[offset + at]
+                row = rows[count]
+                row["offset"] = used
+                row["time_ns"] = outcome["time"] if frame["flags"] & TIME_UNREPRESENTABLE else frame["time_ns"]
+                row["captured"] = captured
+                row["original"] = original
+                row["link_type"] = link_type
+                row["direction"] = direction
+                count += 1
+                used += captured
+        index += 1
+    return index, count, used
+
+
+class Recorder:
+    """Writes what was seen where, batch by batch: all points into one pcapng file, single points into pcap files.
+
+    `pcapng` and the values of `pcaps` (by point) are binary files that the caller closes after `close`.
+    """
+
+    def __init__(
+        self, topology: Topology, pcapng: BinaryIO | None, pcaps: Mapping[str, BinaryIO] | None = None
+    ) -> None:
+        self._points = [network.name for network in topology.virtual_networks] + [BACKBONE]
+        ids = topology.link_ids()
+        self._link_ids = np.array([ids[e.name] for e in topology.private_endpoints] or [0], np.int64)
+        self._words = _letters([*(str(v) for v in Verdict), "session=", " nat=", "verdict="])
+        self._writer = PcapngWriter(pcapng) if pcapng is not None else None
+        self._interfaces = np.zeros((0, 2), np.int64)
+        self._drops = np.zeros(0, np.int64)
+        self._pcaps = [
+            (self._points.index(point), PcapWriter(file)) for point, file in (pcaps or {}).items()
+        ]
+        self._out = np.empty(1 << 22, np.uint8)
+        self._scratch = np.empty(1 << 16, np.uint8)
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is written at all."""
+        return self._writer is not None or bool(self._pcaps)
+
+    def record(self, came: NDArray[np.uint8], batch: PacketBatch, outcomes: NDArray[Any]) -> None:
+        """Write a batch: the bytes as they came, the batch as it was rewritten in place, and its OUTCOME rows."""
+        if not len(batch):
+            return
+        largest = int(batch.frames["captured"].max()) + OVERHEAD
+        if len(self._scratch) < largest + _COMMENT_ROOM:
+            self._scratch = np.empty(2 * largest + _COMMENT_ROOM, np.uint8)
+        if len(self._out) < largest + 256:
+            self._out = np.empty(2 * largest + 256, np.uint8)
+        buffers = (came, batch.data, self._scratch)
+        backbone = len(self._points) - 1
+        for point, writer in self._pcaps:
+            self._write_pcap(point, writer, buffers, batch.frames, outcomes)
+        if self._writer is None:
+            return
+        index = place = 0
+        while True:
+            job = (buffers, self._link_ids, self._words, self._interfaces, self._drops, np.int64(backbone))
+            status, index, place, used = write_points(job, batch.frames, outcomes, index, place, self._out)
+            self._writer.write_blocks(self._out[:used])
+            if status == _WRITTEN:
+                return
+            if status == _NEW_INTERFACE:
+                self._add_interface(batch.frames[index], outcomes[index], int(place), backbone)
+
+    def _add_interface(self, frame: Any, outcome: Any, place: int, backbone: int) -> None:
+        assert self._writer is not None
+        point, source, _ = appearance(outcome, place, backbone)
+        link_type = LINK_ETHERNET if source == _ENCAPSULATED else int(frame["link_type"])
+        self._writer.add_interface(self._points[int(point)], link_type)
+        self._interfaces = np.vstack([self._interfaces, np.array([[point, link_type]], np.int64)])
+        self._drops = np.append(self._drops, 0)
+
+    def _write_pcap(
+        self, point: int, writer: PcapWriter, buffers: Any, frames: NDArray[Any], outcomes: NDArray[Any]
+    ) -> None:
+        job = (buffers, self._link_ids, np.int64(point), np.int64(len(self._points) - 1))
+        rows = np.zeros(1 << 14, FRAME)
+        index = 0
+        while index < len(frames):
+            index, count, used = collect_point(job, frames, outcomes, index, self._out, rows)
+            writer.write_batch(PacketBatch(self._out[:used], rows[:count]))
+
+    def close(self) -> None:
+        """Complete the files: interface statistics, headers of files with no packet."""
+        if self._writer is not None:
+            for number, dropped in enumerate(self._drops):
+                self._writer.set_dropped(number, int(dropped))
+            self._writer.close()
+        for _, writer in self._pcaps:
+            writer.close()
+
+
+def _letters(words: Sequence[str]) -> NDArray[np.uint8]:
+    """Words as rows of ASCII codes, padded with zeros."""
+    width = max(map(len, words)) + 1
+    return np.array([list(word.encode().ljust(width, b"\0")) for word in words], np.uint8)

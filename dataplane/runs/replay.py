@@ -1,0 +1,217 @@
+"""A replay: captures in, through the service, and a run's folder out."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataplane.capture import CaptureReader
+from dataplane.capture.merge import merge
+from dataplane.metrics.series import MetricRow
+from dataplane.packets.headers import KNOWN_LINK_TYPES
+from dataplane.records import OUTCOME
+from dataplane.runs.folder import RunError, RunFolder, manifest
+from dataplane.runs.infer import infer_topology
+from dataplane.runs.record import BACKBONE, Recorder
+from dataplane.runs.sessions_csv import SessionsFile
+from dataplane.runs.sources import Source, locate, only_entered, open_source, parse_source, spooled
+from dataplane.simulator import Simulator
+from dataplane.topology import Topology, dump_topology
+
+#: The names of the networks of an inferred topology.
+INFERRED_NETWORKS = ("consumer", "provider")
+
+#: A forward jump that is worth a word: a month between two packets.
+_LONG_JUMP_NS = 30 * 86_400 * 1_000_000_000
+
+#: (bytes read, bytes in all or None), after every batch.
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass
+class Replay:
+    """What is to be replayed, and where to."""
+
+    captures: list[str]
+    topology: Topology | None = None
+    seed: int = 0
+    folder: Path | None = None
+    capture: bool = True
+    pcaps: dict[str, Path] = field(default_factory=dict)
+    command: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Replayed:
+    """What came of it: the summary, the topology as used, and what has to be said.
+
+    `damage` has one line per capture that broke; `interrupted` is true if the user stopped the run.
+    """
+
+    summary: dict[str, Any]
+    topology: Topology
+    damage: list[str]
+    warnings: list[str]
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 3 an input was damaged, 130 interrupted."""
+        return 130 if self.interrupted else 3 if self.damage else 0
+
+
+def replay(job: Replay, progress: Progress | None = None) -> Replayed:
+    """Send captures through the service. Raises `CaptureError` and `RunError` before anything is written.
+
+    An interruption (Ctrl-C) ends the run after the batch at hand; what was done until then is kept.
+    """
+    inferred = job.topology is None
+    networks = set(INFERRED_NETWORKS if inferred else (n.name for n in job.topology.virtual_networks))  # type: ignore[union-attr]
+    sources = [parse_source(argument, networks) for argument in job.captures]
+    if sum(source.path == "-" for source in sources) > 1:
+        raise RunError("standard input (-) can be given only once")
+    with ExitStack() as stack:
+        if inferred:
+            sources = stack.enter_context(spooled(sources))
+            topology = infer(sources, [])
+        else:
+            topology = job.topology  # type: ignore[assignment]
+        for point in job.pcaps:
+            if point != BACKBONE and point not in networks:
+                raise RunError(
+                    f"--pcap {point}=…: no such point; there are: {', '.join([*sorted(networks), BACKBONE])}"
+                )
+        readers = [stack.enter_context(open_source(source, digest=True)) for source in sources]
+        folder = stack.enter_context(RunFolder(job.folder))
+        return _run(job, topology, list(zip(readers, sources, strict=True)), folder, progress)
+
+
+def infer(sources: list[Source], damage: list[str]) -> Topology:
+    """The topology in which every server of the captures is a private endpoint's service.
+
+    What is wrong with a capture is added to `damage`; it counts as far as it can be read.
+    """
+
+    def batches() -> Iterator[Any]:
+        for source in sources:
+            if source.point == "provider":
+                continue
+            with open_source(source, digest=False) as reader:
+                yield from map(only_entered(reader), reader)
+            if reader.damage:
+                damage.append(reader.damage)
+
+    return infer_topology(batches())
+
+
+def _run(
+    job: Replay,
+    topology: Topology,
+    captures: list[tuple[CaptureReader, Source]],
+    folder: RunFolder,
+    progress: Progress | None,
+) -> Replayed:
+    keep = job.folder is not None
+    minutes = _minutes_file(folder) if keep else None
+    simulator = Simulator(topology, job.seed, sessions_log=keep, on_minute=minutes, rows=1 << 16)
+    sessions = (
+        SessionsFile(folder.text("sessions.csv"), topology, simulator.pools) if keep else None
+    )
+    recorder = Recorder(
+        topology,
+        folder.binary("capture.pcapng") if keep and job.capture else None,
+        {point: folder.files.binary(path) for point, path in job.pcaps.items()},
+    )
+    size = None
+    if all(reader.size is not None for reader, _ in captures):
+        size = sum(reader.size or 0 for reader, _ in captures)
+    with interruption() as interrupted:
+        for batch in merge([(reader, locate(reader, source, topology)) for reader, source in captures]):
+            if recorder.active:
+                came = batch.data.copy()
+                outcomes = np.zeros(len(batch), OUTCOME)
+                simulator.feed(batch, outcomes)
+                recorder.record(came, batch, outcomes)
+            else:
+                simulator.feed(batch)
+            if sessions is not None:
+                sessions.write(simulator.take_ended_sessions())
+            if progress is not None:
+                progress(sum(reader.bytes_read for reader, _ in captures), size)
+            if interrupted:
+                break
+    recorder.close()
+    simulator.end_series()
+    summary = simulator.summary()
+    result = Replayed(
+        summary,
+        topology,
+        [reader.damage for reader, _ in captures if reader.damage],
+        list(_warnings(simulator, [reader for reader, _ in captures])),
+        bool(interrupted),
+    )
+    if sessions is not None:
+        sessions.write(simulator.take_ended_sessions())
+        sessions.write(simulator.live_sessions(), ended=False)
+    if keep:
+        folder.write_json("summary.json", summary)
+        folder.text("topology.yaml").write(dump_topology(topology))
+        inputs = [
+            {"path": source.name, "sha256": reader.sha256, "packets": reader.packets, "damage": reader.damage}
+            for reader, source in captures
+        ]
+        meaning = {0: "done", 3: "an input was damaged", 130: "interrupted"}[result.exit_code]
+        folder.write_json("manifest.json", manifest(job.command, inputs, job.seed, result.exit_code, meaning))
+    return result
+
+
+@contextmanager
+def interruption() -> Iterator[list[int]]:
+    """While the body runs, Ctrl-C only adds to the list that is given, so that a batch is never left half done."""
+    signals: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _: signals.append(number))
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _minutes_file(folder: RunFolder) -> Callable[[list[MetricRow]], None]:
+    writer = csv.writer(folder.text("metrics.csv"), lineterminator="\n")
+    names = [field.name for field in fields(MetricRow)]
+    writer.writerow(names)
+    return lambda rows: writer.writerows([getattr(row, name) for name in names] for row in rows)
+
+
+def _warnings(simulator: Simulator, readers: Iterable[CaptureReader]) -> Iterator[str]:
+    """What a reader of the results should know of the inputs."""
+    clock = simulator.clock
+    if clock["unusable_times"]:
+        yield (
+            f"{clock['unusable_times']} packets have times beyond 64-bit nanoseconds (years 1678 to 2262); "
+            "each was taken to be at the time of the packet before it"
+        )
+    if clock["backward_times"]:
+        yield (
+            f"{clock['backward_times']} packets have times earlier than a packet before them; "
+            "the clock did not go back for them"
+        )
+    if clock["largest_jump"] > _LONG_JUMP_NS:
+        days = clock["largest_jump"] / 86_400e9
+        yield f"the captures' time jumps forward by up to {days:,.0f} days between two packets"
+    for reader in readers:
+        strange = sorted({i.link_type for i in reader.interfaces} - KNOWN_LINK_TYPES)
+        if strange:
+            numbers = ", ".join(map(str, strange))
+            yield f"{reader.name}: packets of link type {numbers} cannot be read for IPv4 and are bypassed"
