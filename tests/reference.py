@@ -17,7 +17,7 @@ Readings chosen where the text leaves room; each is marked `Reading n` where it 
  7. A captured reply is delivered where it was captured; a provider's reply where its session was created.
  8. `advance` before the first packet does nothing: time begins with the first packet.
  9. A NAT IP without pools (no rules or no backends) has capacity 0, and 100 % of it is available.
-10. Pools are listed by NAT IP, protocol in order of its first rule, backend; all in file order.
+10. Pools are listed by NAT IP, protocol (tcp before udp), backend; addresses in file order.
 11. Of the drops at the provider's side only `filtered` counts for an endpoint: no other knows a session.
 12. A captured reply between two endpoints belongs to the endpoint that sent it, other packets to the receiver.
 """
@@ -52,8 +52,8 @@ Socket = tuple[IPv4Address, int]
 # --- Reading a frame ----------------------------------------------------------------------------------------
 
 
-def read_link_header(frame: bytes, link_type: int) -> tuple[int | None, bool]:
-    """Length of the link header with its VLAN tags (None: the frame ends within it); whether IPv4 follows."""
+def read_link_header(frame: bytes, link_type: int) -> tuple[int, bool]:
+    """Length of the link header with its VLAN tags, as far as it is known; whether IPv4 follows."""
     if link_type == ETHERNET:
         header = 14
         tags = 0
@@ -63,15 +63,15 @@ def read_link_header(frame: bytes, link_type: int) -> tuple[int | None, bool]:
                 return header, ethertype == ETHERTYPE_IPV4
             header += 4
             tags += 1
-        return None, False
+        return header, False
     if link_type in (COOKED_1, COOKED_2):
         header, protocol_at = (16, 14) if link_type == COOKED_1 else (20, 0)
         if len(frame) < header:  # Reading 3
-            return None, False
+            return header, False
         return header, struct.unpack_from("!H", frame, protocol_at) == (ETHERTYPE_IPV4,)
     if link_type in (BSD_NULL, BSD_LOOP):
         if len(frame) < 4:
-            return None, False
+            return 4, False
         families = {int.from_bytes(frame[:4], "big")}
         if link_type == BSD_NULL:  # the order of the host that wrote the capture, which may be either
             families.add(int.from_bytes(frame[:4], "little"))
@@ -416,8 +416,6 @@ class ReferenceSimulator:
     def _judge(self, frame: bytes, point: VirtualNetwork, original: int, link_type: int) -> Outcome:
         """Steps 1 to 4 of the table of verdicts; the first that holds."""
         start, is_ipv4 = read_link_header(frame, link_type)
-        if start is None:
-            return Outcome(Verdict.BYPASSED, bytes=0)
         on_wire = max(0, original - start)
         if not is_ipv4:
             return Outcome(Verdict.BYPASSED, bytes=on_wire)
@@ -790,6 +788,7 @@ class ReferenceSimulator:
                 "ended": {how: ended[how] for how in ("closed", "reset", "idle", "disconnected")},
             },
             "first_exhaustion": self.first_exhaustion,
+            "times": {"backward": self.times_before_clock, "unusable": self.times_unusable},
             "duration_seconds": (clock_ns - self.first_packet_ns) / 1e9,
             "seed": self.seed,
         }
@@ -889,8 +888,8 @@ class ReferenceSimulator:
 
 
 def protocols_of(service: PrivateLinkService) -> list[str]:
-    """The protocols of a service's rules, each once, in file order."""
-    return list(dict.fromkeys(rule.protocol for rule in service.load_balancer.rules))
+    """The protocols of a service's rules, each once, tcp before udp."""
+    return sorted({rule.protocol for rule in service.load_balancer.rules})
 
 
 def dropped(verdict: Verdict, packet: Packet, on_wire: int, direction: str, endpoint: str | None = None) -> Outcome:

@@ -64,6 +64,7 @@ def summarise(topology: Topology, state: State, series: Series, seed: int) -> di
             "ended": {word: int(count) for word, count in zip(END_WORDS, state.ended, strict=True)},
         },
         "first_exhaustion": _first_exhaustion(topology, state),
+        "times": {"backward": int(clock["backward_times"]), "unusable": int(clock["unusable_times"])},
         "duration_seconds": int(clock["now"] - clock["origin"]) / 1e9 if clock["started"] else 0.0,
         "seed": seed,
     }
@@ -100,19 +101,16 @@ def _nat_ip(service: PrivateLinkService, address: str, state: State, nat_ip: Any
     size = service.nat.nat_ports.size
     capacity, free, held = size * len(pools), int(rows["free"].sum()), int(rows["held"].sum())
 
-    def percent(part: int, whole: int) -> float:
-        return 100 * part / whole if whole else 0.0
-
     return {
         "ip": address,
         "capacity": capacity,
         "in_use": capacity - free - held,
         "held": held,
         "free": free,
-        "availability_percent": percent(free, capacity),
-        "usage_percent": percent(capacity - free, capacity),
-        "minimum_availability_percent": percent(int(rows["minimum_free"].min(initial=size)), size),
-        "worst_pool_availability_percent": percent(int(rows["free"].min(initial=size)), size),
+        "availability_percent": 100 * free / capacity if capacity else 100.0,
+        "usage_percent": 100 * (capacity - free) / capacity if capacity else 0.0,
+        "minimum_availability_percent": 100 * int(rows["minimum_free"].min(initial=size)) / size,
+        "worst_pool_availability_percent": 100 * int(rows["free"].min(initial=size)) / size,
         "allocation_failures": int(nat_ip["failures"]),
         "pools": pools,
     }

@@ -67,6 +67,12 @@ FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 
 
 @inlined
+def _is_ipv6(data: Any, start: Any, captured: Any) -> Any:
+    """Whether the version nibble says so, on links that have no EtherType to say it."""
+    return captured > 0 and data[start] >> 4 == 6
+
+
+@inlined
 def link_header(data: Any, start: Any, captured: Any, link_type: Any) -> Any:
     """Length of the link header if IPv4 follows it; else -1 minus its length, as far as it is known."""
     if link_type == LINK_ETHERNET:
@@ -81,10 +87,8 @@ def link_header(data: Any, start: Any, captured: Any, link_type: Any) -> Any:
             if not tagged or length == 22:
                 return -1 - length
             length += 4
-    if link_type == LINK_RAW or link_type == LINK_RAW_12 or link_type == LINK_RAW_14:
-        return 0 if captured > 0 and data[start] >> 4 == 4 else -1
-    if link_type == LINK_IPV4:
-        return 0
+    if link_type == LINK_RAW or link_type == LINK_IPV4 or link_type == LINK_RAW_12 or link_type == LINK_RAW_14:
+        return -1 if _is_ipv6(data, start, captured) else 0
     if link_type == LINK_LINUX_SLL:
         return 16 if captured >= 16 and load16(data, start + 14) == ETHERTYPE_IPV4 else -17
     if link_type == LINK_LINUX_SLL2:
@@ -93,7 +97,9 @@ def link_header(data: Any, start: Any, captured: Any, link_type: Any) -> Any:
         if captured < 4:
             return -5
         family = load32(data, start)
-        return 4 if family == 2 or family == 0x02000000 else -5
+        is_ipv4 = family == 2 or family == 0x02000000  # in the byte order of the host that captured
+        return 4 if is_ipv4 and not _is_ipv6(data, start + 4, captured - 4) else -5
     if link_type == LINK_LOOP:
-        return 4 if captured >= 4 and load32(data, start) == 2 else -5
+        is_ipv4 = captured >= 4 and load32(data, start) == 2
+        return 4 if is_ipv4 and not _is_ipv6(data, start + 4, captured - 4) else -5
     return -1
