@@ -205,6 +205,7 @@ def end_all_due(state: Any, until: Any) -> Any:
         session = state.sessions[row]
         moment = deadline(state, row)
         if session["state"] == HELD:
+            state.pools[session["pool"]]["held"] -= 1
             release(state, row, moment)
         else:
             end_session(state, row, how_it_ends(session["state"]), moment)

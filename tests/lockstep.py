@@ -1,0 +1,175 @@
+"""The reference and the engine on the same packets: everything that can be seen must be equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dataplane.forwarding.tables import PROTOCOL_NAMES
+from dataplane.packets.batch import FRAME, TIME_UNREPRESENTABLE, Interface, PacketBatch
+from dataplane.records import CAPTURED_REPLY, END_WORDS, HELD, TO_SERVICE, UNUSED
+from dataplane.simulator import Simulator
+from dataplane.topology.model import Topology
+from dataplane.verdict import Verdict
+from tests.reference import Outcome, ReferenceSimulator
+
+
+class Sent(NamedTuple):
+    """One packet as it enters."""
+
+    frame: bytes
+    at: str
+    time_ns: int
+    original_length: int | None = None
+    link_type: int = 1
+
+
+def batch_of(packets: Sequence[Sent], topology: Topology) -> PacketBatch:
+    """The packets as the engine takes them."""
+    points = {network.name: number for number, network in enumerate(topology.virtual_networks)}
+    batch = PacketBatch.from_bytes([packet.frame for packet in packets])
+    frames = batch.frames
+    for row, packet in zip(frames, packets, strict=True):
+        if -(2**63) <= packet.time_ns < 2**63:
+            row["time_ns"] = packet.time_ns
+        else:
+            row["flags"] = TIME_UNREPRESENTABLE
+        row["point"] = points[packet.at]
+        row["link_type"] = packet.link_type
+        if packet.original_length is not None:
+            row["original"] = packet.original_length
+    assert frames.dtype == FRAME
+    return PacketBatch(batch.data, frames, (Interface(),))
+
+
+def assert_equal_runs(
+    topology: Topology,
+    seed: int,
+    packets: Sequence[Sent],
+    reference: ReferenceSimulator,
+    expected: Sequence[Outcome],
+    *,
+    burst: int = 256,
+    advance_to: int | None = None,
+    rows: int = 2,
+) -> Simulator:
+    """Run the engine on what the reference has received, and compare outcomes, bytes, sessions and summary."""
+    simulator = Simulator(topology, seed, sessions_log=True, burst=burst, rows=rows)
+    result = simulator.process(batch_of(packets, topology))
+    for number, (packet, outcome, wanted) in enumerate(zip(packets, result.outcomes, expected, strict=True)):
+        assert_equal_outcome(number, packet, outcome, result.packets[number], wanted, topology)
+    if advance_to is not None:
+        simulator.advance(to_ns=advance_to)
+    assert simulator.summary() == reference.summary()
+    assert_equal_sessions(simulator, reference)
+    assert_laws(simulator)
+    return simulator
+
+
+def assert_equal_outcome(
+    number: int, packet: Sent, outcome: Any, rewritten: bytes, wanted: Outcome, topology: Topology
+) -> None:
+    """One packet's verdict, counted bytes, session, NAT tuple and bytes."""
+    where = f"packet {number}: {packet}"
+    assert Verdict(int(outcome["verdict"])) == wanted.verdict, where
+    assert int(outcome["bytes"]) == wanted.bytes, where
+    endpoint = int(outcome["endpoint"])
+    assert (topology.private_endpoints[endpoint].name if endpoint >= 0 else None) == wanted.endpoint, where
+    if wanted.verdict != Verdict.FORWARDED:
+        assert int(outcome["session"]) == 0, where
+        assert rewritten == packet.frame, where
+        return
+    assert int(outcome["session"]) == wanted.session, where
+    assert wanted.nat is not None
+    assert int(outcome["nat_port"]) == wanted.nat[1], where
+    assert ".".join(str(b) for b in int(outcome["nat_address"]).to_bytes(4, "big")) == wanted.nat[0], where
+    assert rewritten == wanted.translated, where
+    names = [network.name for network in topology.virtual_networks]
+    to_service = int(outcome["direction"]) == TO_SERVICE
+    delivered_at = names[int(outcome["provider_point" if to_service else "consumer_point"])]
+    assert delivered_at == wanted.delivered_at, where
+    delivered = packet.frame if int(outcome["direction"]) == CAPTURED_REPLY else rewritten
+    assert delivered == wanted.delivered, where
+
+
+def assert_equal_sessions(simulator: Simulator, reference: ReferenceSimulator) -> None:
+    """Ended sessions in the order of their end, live ones in order of id, with all that is told of them."""
+    ended = simulator.take_ended_sessions()
+    assert [_told(simulator, row, True) for row in ended] == [_wanted(s) for s in reference.ended_sessions]
+    live = simulator.live_sessions()
+    assert [_told(simulator, row, False) for row in live] == [_wanted(s) for s in reference.sessions]
+
+
+_WAYS = ("to_service", "to_consumer")
+
+
+def _told(simulator: Simulator, row: Any, ended: bool) -> tuple[Any, ...]:
+    pool = simulator.pools[row["pool"]]
+    flow = int(row["flow"])
+    endpoint = simulator.topology.private_endpoints[row["endpoint"]]
+    return (
+        int(row["id"]),
+        endpoint.name,
+        PROTOCOL_NAMES[int(row["protocol"])],
+        (flow >> 32 & 0xFFFFFFFF, flow >> 16 & 0xFFFF),
+        (int(endpoint.ip), flow & 0xFFFF),
+        (int(pool["nat_address"]), int(row["nat_port"])),
+        (int(pool["backend_address"]), int(row["backend_port"])),
+        (int(row["first_packet"]), int(row["last_packet"])),
+        (int(row["packets_in"]), int(row["packets_out"]), int(row["bytes_in"]), int(row["bytes_out"])),
+        (END_WORDS[row["how"]], int(row["ended"])) if ended else (None, None),
+    )
+
+
+def _wanted(session: Any) -> tuple[Any, ...]:
+    def numbers(socket: Any) -> tuple[int, int]:
+        return int(socket[0]), socket[1]
+
+    return (
+        session.id,
+        session.endpoint,
+        session.protocol,
+        numbers(session.consumer),
+        numbers(session.endpoint_side),
+        numbers(session.nat),
+        numbers(session.backend),
+        (session.first_packet_ns, session.last_packet_ns),
+        (*(session.packets[way] for way in _WAYS), *(session.bytes[way] for way in _WAYS)),
+        (session.ended, session.ended_ns) if session.ended else (None, None),
+    )
+
+
+def assert_laws(simulator: Simulator) -> None:
+    """What must hold inside the engine at any time."""
+    state = simulator._state
+    summary = simulator.summary()
+    for figure in ("packets", "bytes"):
+        assert summary["received"][figure] == sum(
+            summary[part][figure] for part in ("forwarded", "bypassed", "dropped")
+        )
+    sessions = state.sessions
+    used = np.arange(len(sessions)) < state.clock[0]["rows"]
+    live = np.flatnonzero(used & (sessions["state"] != UNUSED) & (sessions["state"] != HELD))
+    held = np.flatnonzero(used & (sessions["state"] == HELD))
+    assert len(live) == state.clock[0]["live"] == summary["sessions"]["active"]
+    # The index has exactly the live sessions; (pool, port) has the live and the held ones.
+    cells = state.cells[state.cells != 0] & np.uint64(0xFFFFFFFF)
+    assert sorted(cells.astype(np.int64) - 1) == live.tolist()
+    for number, pool in enumerate(state.pools):
+        owners = state.port_session[int(pool["ports"]) : int(pool["ports"]) + int(pool["capacity"])]
+        taken = np.flatnonzero(owners)
+        assert len(taken) + pool["free"] == pool["capacity"]
+        for offset in taken:
+            owner = sessions[owners[offset] - 1]
+            assert owner["state"] != UNUSED
+            assert owner["pool"] == number
+            assert owner["nat_port"] == pool["first_port"] + offset
+        assert pool["held"] == sum(sessions[row]["pool"] == number for row in held)
+        if pool["words"] < 0:
+            first, free = int(pool["ports"]), int(pool["free"])
+            ports = state.free_ports[first : first + free].astype(np.int64) ^ np.arange(free)
+            assert len(set(ports.tolist()) | set(taken.tolist())) == pool["capacity"]
+    hosts = np.bincount(state.pools["host"][sessions["pool"][live]], minlength=len(state.host_sessions))
+    assert hosts.tolist() == state.host_sessions.tolist()
