@@ -89,7 +89,8 @@ class Conversations:
 
     def rows(self) -> NDArray[Any]:
         """The conversations, in no particular order."""
-        return self._table[self._table["low"] != 0]
+        rows: NDArray[Any] = self._table[self._table["low"] != 0]
+        return rows
 
     def prefixes(self) -> NDArray[np.int64]:
         """The upper 16 bits, ascending, of every address that an IPv4 header names, conversation or not."""

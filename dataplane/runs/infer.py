@@ -56,7 +56,7 @@ class ServerFinder:
     def topology(self) -> Topology:
         """The topology in which every server seen so far is the private endpoint of a service.
 
-        Each service has one NAT IP, one frontend and one backend, of a range that no captured packet names.
+        Each service has one NAT IP, one frontend and one backend, of a range that no captured packet uses.
         """
         rows = self._conversations.rows()
         rules = _rules(_servers(rows))
@@ -110,7 +110,8 @@ def _free_range(prefixes: NDArray[Any], addresses: NDArray[Any], size: int) -> I
     for length in range(min(10, longest), longest + 1):
         bits = 32 - length
         taken = np.unique(prefixes >> (bits - 16) if bits >= 16 else addresses >> bits)
-        for block in _gaps(taken, bits):
+        block = next(_gaps(taken, bits), None)
+        if block is not None:
             return IPv4Network((block << bits, length))
     # Overlapping is no fault, as the two networks are not peered.
     return next((n for n in _PREFERRED if n.num_addresses >= size), IPv4Network((0, longest)))
