@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,3 +37,10 @@ def tshark() -> str:
 def capinfos() -> str:
     """Path of capinfos."""
     return _tool("capinfos", "tshark")
+
+
+settings.register_profile("default", max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("small", parent=settings.get_profile("default"), max_examples=40)
+# Interpreted kernels are some 300 times slower.
+settings.register_profile("interpreted", parent=settings.get_profile("default"), max_examples=15)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
