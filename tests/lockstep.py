@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -44,24 +45,36 @@ def batch_of(packets: Sequence[Sent], topology: Topology) -> PacketBatch:
     return PacketBatch(batch.data, frames, (Interface(),))
 
 
+#: What happens in order: packets, and moments (nanoseconds) to which time passes.
+Story = Sequence[Sent | int]
+
+
 def assert_equal_runs(
     topology: Topology,
     seed: int,
-    packets: Sequence[Sent],
+    story: Story,
     reference: ReferenceSimulator,
     expected: Sequence[Outcome],
     *,
     burst: int = 256,
-    advance_to: int | None = None,
     rows: int = 2,
 ) -> Simulator:
-    """Run the engine on what the reference has received, and compare outcomes, bytes, sessions and summary."""
+    """Run the engine on what the reference went through; compare outcomes, bytes, sessions and summary."""
     simulator = Simulator(topology, seed, sessions_log=True, burst=burst, rows=rows)
-    result = simulator.process(batch_of(packets, topology))
-    for number, (packet, outcome, wanted) in enumerate(zip(packets, result.outcomes, expected, strict=True)):
-        assert_equal_outcome(number, packet, outcome, result.packets[number], wanted, topology)
-    if advance_to is not None:
-        simulator.advance(to_ns=advance_to)
+    wanted = iter(expected)
+    number = 0
+    for is_packet, part in itertools.groupby(story, key=lambda step: isinstance(step, Sent)):
+        if not is_packet:
+            for moment in part:
+                simulator.advance(to_ns=moment)
+            continue
+        packets = list(part)
+        result = simulator.process(batch_of(packets, topology))
+        for index, packet in enumerate(packets):
+            assert_equal_outcome(
+                number, packet, result.outcomes[index], result.packets[index], next(wanted), topology
+            )
+            number += 1
     assert simulator.summary() == reference.summary()
     assert_equal_sessions(simulator, reference)
     assert_laws(simulator)

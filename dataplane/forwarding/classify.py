@@ -86,7 +86,7 @@ def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
 
     protocol = np.int64(data[network + PROTOCOL])
     transport = network + header
-    fault = _transport_fault(data, network, transport, total - header, captured - header)
+    fault = transport_fault(data, network, transport, total - header, captured - header)
     packet["ttl"] = data[network + TTL]
     packet["protocol"] = protocol
     packet["transport_header"] = transport
@@ -146,7 +146,7 @@ def _direction(state: Any, point: Any, source: Any, destination: Any, packet: An
 
 
 @inlined
-def _transport_fault(data: Any, network: Any, transport: Any, payload: Any, captured: Any) -> Any:
+def transport_fault(data: Any, network: Any, transport: Any, payload: Any, captured: Any) -> Any:
     """What is wrong with a packet that is to be translated, besides its time to live."""
     protocol = data[network + PROTOCOL]
     if protocol != PROTOCOL_TCP and protocol != PROTOCOL_UDP:

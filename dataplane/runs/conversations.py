@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataplane.forwarding.classify import _transport_fault, total_length
+from dataplane.forwarding.classify import total_length, transport_fault
 from dataplane.kernel import inlined, kernel, load16, load32, prefetch
 from dataplane.nat.hashing import mix
 from dataplane.packets.batch import PacketBatch
@@ -20,6 +20,7 @@ from dataplane.packets.headers import (
     ACK,
     DESTINATION,
     DESTINATION_PORT,
+    FRAGMENT,
     IPV4_LENGTH,
     LINK_ETHERNET,
     LINK_LINUX_SLL,
@@ -30,11 +31,14 @@ from dataplane.packets.headers import (
     SOURCE_PORT,
     SYN,
     TCP_FLAGS,
+    TCP_LENGTH,
+    UDP_LENGTH,
     link_header,
 )
 from dataplane.verdict import Verdict
 
 _FORWARDED = int(Verdict.FORWARDED)
+_FRAGMENT = int(Verdict.FRAGMENT_UNRESOLVED)
 
 #: A side of a conversation is address << 16 | port. Above these 48 bits lies what else is known.
 SIDE = (1 << 48) - 1
@@ -184,7 +188,14 @@ def _read(frame: Any, data: Any, prefixes: Any, found: Any) -> None:
     if not _is_host(source) or not _is_host(destination) or _is_to_group(data, start, link_type):
         return
     transport = network + header
-    if _transport_fault(data, network, transport, total - header, captured - header) != _FORWARDED:
+    fault = transport_fault(data, network, transport, total - header, captured - header)
+    if fault == _FRAGMENT:
+        # A first fragment names its ports; that the datagram goes on is no fault here.
+        least = np.int64(TCP_LENGTH if data[network + PROTOCOL] == PROTOCOL_TCP else UDP_LENGTH)
+        is_first = load16(data, network + FRAGMENT) & 0x1FFF == 0
+        if not is_first or total - header < least or captured - header < least:
+            return
+    elif fault != _FORWARDED:
         return
     sender = (source << 16) | load16(data, transport + SOURCE_PORT)
     receiver = (destination << 16) | load16(data, transport + DESTINATION_PORT)

@@ -19,6 +19,7 @@ from dataplane.kernel import kernel
 from dataplane.packets.batch import FRAME, INBOUND, OUTBOUND, TIME_UNREPRESENTABLE, PacketBatch
 from dataplane.packets.headers import LINK_ETHERNET
 from dataplane.records import TO_CONSUMER, TO_SERVICE
+from dataplane.runs.folder import RunError
 from dataplane.topology.model import Topology
 from dataplane.verdict import Verdict
 
@@ -278,6 +279,14 @@ class Recorder:
         index = 0
         while index < len(frames):
             index, count, used = collect_point(job, frames, outcomes, index, self._out, rows)
+            links = np.unique(rows["link_type"][:count])
+            if writer.link_type is not None:
+                links = np.union1d(links, [writer.link_type])
+            if len(links) > 1:
+                raise RunError(
+                    f"--pcap {self._points[point]}: a classic pcap has one link type, this point has "
+                    f"{', '.join(map(str, links))}; capture.pcapng holds them all"
+                )
             writer.write_batch(PacketBatch(self._out[:used], rows[:count]))
 
     def close(self) -> None:

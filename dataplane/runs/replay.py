@@ -19,7 +19,7 @@ from dataplane.metrics.series import MetricRow
 from dataplane.packets.headers import KNOWN_LINK_TYPES
 from dataplane.records import OUTCOME
 from dataplane.runs.folder import RunError, RunFolder, manifest
-from dataplane.runs.infer import infer_topology
+from dataplane.runs.infer import CONSUMER, PROVIDER, infer_topology
 from dataplane.runs.record import BACKBONE, Recorder
 from dataplane.runs.sessions_csv import SessionsFile
 from dataplane.runs.sources import Source, locate, only_entered, open_source, parse_source, spooled
@@ -27,7 +27,7 @@ from dataplane.simulator import Simulator
 from dataplane.topology import Topology, dump_topology
 
 #: The names of the networks of an inferred topology.
-INFERRED_NETWORKS = ("consumer", "provider")
+INFERRED_NETWORKS = (CONSUMER, PROVIDER)
 
 #: A forward jump that is worth a word: a month between two packets.
 _LONG_JUMP_NS = 30 * 86_400 * 1_000_000_000
@@ -81,7 +81,7 @@ def replay(job: Replay, progress: Progress | None = None) -> Replayed:
     with ExitStack() as stack:
         if inferred:
             sources = stack.enter_context(spooled(sources))
-            topology = infer(sources, [])
+            topology = infer(sources)
         else:
             topology = job.topology  # type: ignore[assignment]
         for point in job.pcaps:
@@ -94,22 +94,19 @@ def replay(job: Replay, progress: Progress | None = None) -> Replayed:
         return _run(job, topology, list(zip(readers, sources, strict=True)), folder, progress)
 
 
-def infer(sources: list[Source], damage: list[str]) -> Topology:
+def infer(sources: list[Source], damage: list[str] | None = None) -> Topology:
     """The topology in which every server of the captures is a private endpoint's service.
 
     What is wrong with a capture is added to `damage`; it counts as far as it can be read.
     """
-
-    def batches() -> Iterator[Any]:
-        for source in sources:
-            if source.point == "provider":
-                continue
-            with open_source(source, digest=False) as reader:
-                yield from map(only_entered(reader), reader)
-            if reader.damage:
-                damage.append(reader.damage)
-
-    return infer_topology(batches())
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(open_source(source, digest=False)) for source in sources if source.point != PROVIDER
+        ]
+        topology = infer_topology(merge([(reader, only_entered(reader)) for reader in readers]))
+    if damage is not None:
+        damage += [reader.damage for reader in readers if reader.damage]
+    return topology
 
 
 def _run(

@@ -57,10 +57,9 @@ def _references(topology: Draft) -> Iterator[Finding]:
         for path, name in network.items("peered_with"):
             yield from _unknown(path, name, networks, "virtual network")
     if services is not None and platforms is not None:
+        targets = services | platforms
         for endpoint in topology.children("private_endpoints"):
-            yield from _unknown(
-                endpoint.at("target"), endpoint.field("target"), services | platforms, "service"
-            )
+            yield from _unknown(endpoint.at("target"), endpoint.field("target"), targets, "service")
 
 
 def _peerings(topology: Draft) -> Iterator[Finding]:
