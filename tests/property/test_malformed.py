@@ -98,7 +98,8 @@ def shaken(sound: Sent, count: int, rng: random.Random) -> Iterator[Sent]:
     for _ in range(count):
         frame = bytearray(sound.frame)
         for _ in range(rng.choice([1, 2, 3, 8, 100])):
-            frame[rng.randrange(len(frame))] = rng.choice([0, 1, 4, 5, 0x0F, 0x45, 0x4F, 0x80, 0xFF, rng.randrange(256)])
+            telling = [0, 1, 4, 5, 0x0F, 0x45, 0x4F, 0x80, 0xFF]
+            frame[rng.randrange(len(frame))] = rng.choice([*telling, rng.randrange(256)])
         cut = rng.choice([len(frame), len(frame), rng.randrange(len(frame) + 1)])
         yield sound._replace(frame=bytes(frame[:cut]), original_length=rng.choice([cut, len(frame), 60]))
 
