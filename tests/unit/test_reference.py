@@ -368,6 +368,18 @@ def test_a_syn_in_closing_opens_a_new_session_even_when_the_pool_was_full() -> N
     assert simulator.sessions[0].state == "half-open"
 
 
+def test_fill_first_counts_the_port_that_a_reopened_session_gives_back() -> None:
+    simulator = contoso(nat_ips=2, nat_ports="1024-1024")
+    consumer_sends(simulator)
+    close(simulator)
+    assert consumer_sends(simulator, "S").nat == ("192.168.50.4", 1024)
+    # Held, it is not given back yet.
+    simulator = contoso(nat_ips=2, nat_ports="1024-1024", port_hold="1s")
+    consumer_sends(simulator)
+    close(simulator)
+    assert consumer_sends(simulator, "S").nat == ("192.168.50.5", 1024)
+
+
 def test_a_refused_reopening_leaves_the_old_session_alone() -> None:
     simulator = contoso(nat_ports="1024-1024", port_hold="1s")
     consumer_sends(simulator)
@@ -688,6 +700,18 @@ def test_every_link_header_is_found_and_kept(link_type: int) -> None:
 )
 def test_what_is_bypassed_counts_without_its_link_header(frame: bytes, link_type: int, counted: int) -> None:
     outcome = contoso().receive(frame, at="contoso", time_ns=0, link_type=link_type)
+    assert (outcome.verdict, outcome.bytes) == (Verdict.BYPASSED, counted)
+
+
+@pytest.mark.parametrize(
+    ("captured", "link_type", "counted"),
+    [(10, ETHERNET, 86), (17, ETHERNET, 82), (15, COOKED_1, 84), (19, COOKED_2, 80), (3, BSD_NULL, 96)],
+)
+def test_a_link_header_that_is_cut_off_counts_as_far_as_it_is_known(
+    captured: int, link_type: int, counted: int
+) -> None:
+    frame = link_frame(bytes(100), link_type, tags=(0x8100,))[:captured]
+    outcome = contoso().receive(frame, at="contoso", time_ns=0, original_length=100, link_type=link_type)
     assert (outcome.verdict, outcome.bytes) == (Verdict.BYPASSED, counted)
 
 
