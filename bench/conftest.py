@@ -26,13 +26,19 @@ def packets() -> int:
 
 
 @pytest.fixture
-def tell(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[int], None]:
-    """Call it with the packets of one round, after the measurement: it notes the rate and puts it in the table."""
+def tell(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[int | None], None]:
+    """Call it with the packets of one round, after the measurement: it notes the rate and puts it in the table.
 
-    def rate(count: int) -> None:
+    None for what is no matter of packets.
+    """
+
+    def rate(count: int | None) -> None:
         if benchmark.stats is None:  # --benchmark-disable
             return
         stats = benchmark.stats.stats
+        if count is None:
+            _add(request, ["-"] * 5 + [f"{stats.median:,.3f}"])
+            return
         benchmark.extra_info.update(
             packets=count,
             packets_per_second=count / stats.median,
@@ -69,7 +75,7 @@ def _add(request: pytest.FixtureRequest, row: list[str]) -> None:
 
 
 @pytest.fixture
-def measure(benchmark: Any, tell: Callable[[int], None]) -> Callable[..., None]:
+def measure(benchmark: Any, tell: Callable[[int | None], None]) -> Callable[..., None]:
     """Feed a batch to a simulator again and again, later each time, and note the rate.
 
     Every round gets the packets as they were: `feed` rewrites them. That, and the first round, which opens the
