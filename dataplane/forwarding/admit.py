@@ -11,10 +11,9 @@ from dataplane.forwarding.balance import choose_backend, choose_nat_ip, flow_has
 from dataplane.forwarding.classify import pool_number
 from dataplane.forwarding.tables import find_rule
 from dataplane.kernel import kernel
-from dataplane.nat.ports import cap_index
+from dataplane.nat.ports import cap_index, free_ports, gives_back
 from dataplane.nat.tcp import is_first_packet
 from dataplane.packets.headers import PROTOCOL_TCP
-from dataplane.records import HELD
 from dataplane.verdict import Verdict
 
 _NOT_APPROVED = int(Verdict.CONNECTION_NOT_APPROVED)
@@ -52,7 +51,7 @@ def admit(state: Any, packet: Any, point: Any, now: Any, leaving: Any) -> Any:
     hashed = flow_hash(flow, endpoint["key"], protocol, service["distribution"])
     backend = choose_backend(state.backend_keys, service["first_backend"], service["backends"], hashed)
     slot = np.int64(service["tcp_slot"] if protocol == PROTOCOL_TCP else service["udp_slot"])
-    first_choice = choose_nat_ip(state, packet, hashed, slot, backend)
+    first_choice = choose_nat_ip(state, packet, hashed, slot, backend, leaving)
     pool = pool_number(service, first_choice, slot, backend)
     if service["sessions_per_backend"] > 0:
         host = state.pools[pool]["host"]
@@ -95,15 +94,13 @@ _FULL, _CAPPED, _GIVES = 0, 1, 2
 def _try_pool(state: Any, packet: Any, number: Any, leaving: Any) -> Any:
     """Whether a pool has a port for this endpoint, once the leaving session has left."""
     service_row = np.int64(packet["service"])
-    free = np.int64(state.pools[number]["free"])
-    leaves = 0
-    if leaving >= 0 and state.sessions[leaving]["pool"] == number and state.timeouts[service_row, HELD] == 0:
-        leaves = 1  # its port will be free at once
-    if free + leaves == 0:
+    if free_ports(state, number, leaving) == 0:
         return _FULL
     cap = state.services[service_row]["endpoint_ports"]
-    if cap > 0 and state.cap_counts[cap_index(state, service_row, packet["endpoint"], number)] - leaves >= cap:
-        return _CAPPED
+    if cap > 0:
+        taken = state.cap_counts[cap_index(state, service_row, packet["endpoint"], number)]
+        if taken - gives_back(state, number, leaving) >= cap:
+            return _CAPPED
     return _GIVES
 
 

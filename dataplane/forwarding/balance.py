@@ -11,6 +11,7 @@ from dataplane.forwarding.classify import pool_number
 from dataplane.forwarding.tables import BY_HASH, FIVE_TUPLE, PAIRED, ROUND_ROBIN, SOURCE_IP
 from dataplane.kernel import kernel
 from dataplane.nat.hashing import mix, scale
+from dataplane.nat.ports import free_ports
 
 _ADDRESS_ONLY = np.uint64(0xFFFFFFFF00000000)
 
@@ -40,8 +41,8 @@ def choose_backend(backend_keys: Any, first: Any, count: Any, hashed: Any) -> An
 
 
 @kernel
-def choose_nat_ip(state: Any, packet: Any, hashed: Any, slot: Any, backend: Any) -> Any:
-    """The NAT IP that a new session tries first, as a place in the service's list."""
+def choose_nat_ip(state: Any, packet: Any, hashed: Any, slot: Any, backend: Any, leaving: Any) -> Any:
+    """The NAT IP that a new session tries first, as a place in the service's list; `leaving` as in `admit`."""
     service = state.services[packet["service"]]
     count = np.int64(service["nat_ips"])
     selection = service["selection"]
@@ -54,6 +55,6 @@ def choose_nat_ip(state: Any, packet: Any, hashed: Any, slot: Any, backend: Any)
         paired = flow_hash(packet["flow"], key, np.int64(0), SOURCE_IP)
         return scale(mix(paired ^ service["nat_ip_salt"]), count)
     for nat_ip in range(count):  # fill first
-        if state.pools[pool_number(service, nat_ip, slot, backend)]["free"] > 0:
+        if free_ports(state, pool_number(service, np.int64(nat_ip), slot, backend), leaving) > 0:
             return np.int64(nat_ip)
     return np.int64(0)

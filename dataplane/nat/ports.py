@@ -11,6 +11,7 @@ import numpy as np
 
 from dataplane.kernel import inlined, kernel, trailing_zeros
 from dataplane.nat.hashing import GOLDEN, mix, scale
+from dataplane.records import HELD
 
 RANDOM, SEQUENTIAL = 0, 1
 
@@ -105,6 +106,20 @@ def session_at(state: Any, number: Any, port: Any) -> Any:
     if offset < 0 or offset >= pool["capacity"]:
         return np.int64(-1)
     return np.int64(state.port_session[pool["ports"] + offset]) - 1
+
+
+@kernel
+def gives_back(state: Any, number: Any, leaving: Any) -> Any:
+    """1 if the session in row `leaving` (or -1) would free a port of this pool by ending now, else 0."""
+    if leaving < 0 or state.sessions[leaving]["pool"] != number:
+        return np.int64(0)
+    return np.int64(1 if state.timeouts[state.pools[number]["service"], HELD] == 0 else 0)
+
+
+@kernel
+def free_ports(state: Any, number: Any, leaving: Any) -> Any:
+    """The free ports of a pool once the session in row `leaving` (or -1) has ended."""
+    return np.int64(state.pools[number]["free"]) + gives_back(state, number, leaving)
 
 
 @kernel

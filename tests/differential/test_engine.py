@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dataplane.topology.model import Topology
 from tests.lockstep import Sent, assert_equal_runs
 from tests.reference import Outcome, ReferenceSimulator
-from tests.strategies import Step, resolve, topologies, traces
+from tests.strategies import Step, resolve, tcp_packet, topologies, traces
 
 
 def told_by_reference(
@@ -47,3 +47,43 @@ def test_engine_and_reference_agree_on_every_packet(
 ) -> None:
     reference, story, outcomes = told_by_reference(topology, trace, seed)
     assert_equal_runs(topology, seed, story, reference, outcomes, burst=burst)
+
+
+def test_fill_first_counts_the_port_that_a_reopened_session_gives_back() -> None:
+    """A rare rule that random traces may miss: two NAT IPs of one port each, and a SYN for a closing session."""
+    for hold, ports in (("0s", ["192.168.50.4", "192.168.50.4"]), ("1s", ["192.168.50.4", "192.168.50.5"])):
+        topology = Topology.model_validate(
+            {
+                "virtual_networks": [
+                    {"name": "contoso", "address_space": ["10.0.0.0/16"]},
+                    {"name": "provider", "address_space": ["192.168.0.0/16"]},
+                ],
+                "private_link_services": [
+                    {
+                        "name": "orders",
+                        "virtual_network": "provider",
+                        "nat_ips": ["192.168.50.4", "192.168.50.5"],
+                        "load_balancer": {
+                            "frontend_ip": "192.168.60.10",
+                            "rules": [{"protocol": "tcp", "frontend_port": 443, "backend_port": 8443}],
+                            "backend_pool": ["192.168.61.4"],
+                        },
+                        "nat": {"nat_ports": "1024-1024", "nat_ip_selection": "fill_first", "port_hold": hold},
+                    }
+                ],
+                "private_endpoints": [
+                    {"name": "pe", "virtual_network": "contoso", "ip": "10.0.1.5", "target": "orders"}
+                ],
+            }
+        )
+        client, endpoint = ("10.0.0.4", 50_000), ("10.0.1.5", 443)
+        story = [
+            Sent(tcp_packet(*sender, *receiver, flags), "contoso", number, link_type=101)
+            for number, (sender, receiver, flags) in enumerate(
+                [(client, endpoint, "S"), (client, endpoint, "F"), (endpoint, client, "F"), (client, endpoint, "S")]
+            )
+        ]
+        reference = ReferenceSimulator(topology, 0)
+        outcomes = [reference.receive(p.frame, at=p.at, time_ns=p.time_ns, link_type=p.link_type) for p in story]
+        assert [outcome.nat[0] for outcome in outcomes if outcome.nat][::3] == ports
+        assert_equal_runs(topology, 0, story, reference, outcomes)
