@@ -35,6 +35,7 @@ from dataplane.records import (
     TIMER,
     UDP_ACTIVE,
     State,
+    zeroed,
 )
 from dataplane.topology.model import PrivateLinkService, Topology
 from dataplane.verdict import Verdict
@@ -287,10 +288,10 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         cap_counts=np.zeros(caps, np.int32),
         cursors=np.zeros(len(backend_keys), np.int64),
         host_sessions=np.zeros(len(hosts), np.int64),
-        sessions=np.zeros(rows, SESSION),
-        session_ends=np.zeros(rows, SESSION_END),
-        timers=np.zeros(rows, TIMER),
-        cells=np.zeros(2 * rows, np.uint64),
+        sessions=zeroed(rows, SESSION),
+        session_ends=zeroed(rows, SESSION_END),
+        timers=zeroed(rows, TIMER),
+        cells=zeroed(2 * rows, np.uint64),
         slots=np.zeros(LEVELS * SLOTS, np.int32),
         slot_bits=np.zeros(LEVELS * SLOTS // 64, np.uint64),
         due=np.zeros(rows, DUE),

@@ -11,7 +11,7 @@ import numpy as np
 
 from dataplane.kernel import inlined, kernel
 from dataplane.nat.hashing import flow_tag
-from dataplane.records import HELD, UNUSED, State
+from dataplane.records import HELD, UNUSED, State, zeroed
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -140,11 +140,11 @@ def give_row(state: Any, row: Any) -> None:
 def grown(state: State) -> State:
     """The same state with room for twice as many sessions and an index for them."""
     rows = 2 * len(state.sessions)
-    cells = np.zeros(2 * rows, np.uint64)
+    cells = zeroed(2 * rows, np.uint64)
     reindex(state.cells, cells)
 
     def enlarge(array: Any) -> Any:
-        larger = np.empty(rows, array.dtype)
+        larger = zeroed(rows, array.dtype)
         larger[: len(array)] = array
         return larger
 
