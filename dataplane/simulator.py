@@ -119,7 +119,7 @@ class Simulator:
         """Send one packet (scapy, Ethernet or IP) from a host of the network `at`; returns what became of it.
 
         Time is in seconds, or exactly in nanoseconds by `time_ns`; without either, the clock. At a provider's network a
-        packet is what a backend would send to a NAT IP. Raises KeyError for an unknown network.
+        packet is what a backend would send to a NAT IP. Raises ValueError for an unknown network.
         """
         from dataplane.packets import craft
 
@@ -213,11 +213,11 @@ class Simulator:
     # --- figures ---------------------------------------------------------------------------------------------
 
     def point(self, name: str) -> int:
-        """The number of a network; raises KeyError with the choices if there is none of this name."""
+        """The number of a network; raises ValueError with the choices if there is none of this name."""
         try:
             return self.points[name]
         except KeyError:
-            raise KeyError(f"no virtual network is named {name!r}; there are: {', '.join(self._names)}") from None
+            raise ValueError(f"no virtual network is named {name!r}; there are: {', '.join(self._names)}") from None
 
     @property
     def now_ns(self) -> int:

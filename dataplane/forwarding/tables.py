@@ -35,6 +35,7 @@ from dataplane.records import (
     TIMER,
     UDP_ACTIVE,
     State,
+    sparse,
     zeroed,
 )
 from dataplane.topology.model import PrivateLinkService, Topology
@@ -282,8 +283,8 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         backend_keys=np.array(backend_keys, np.uint64),
         pools=pool_table,
         nat_ips=nat_ip_table,
-        free_ports=np.zeros(ports, np.uint16),
-        port_session=np.zeros(ports, np.int32),
+        free_ports=sparse(ports, np.uint16),
+        port_session=sparse(ports, np.int32),
         used_ports=used_ports,
         cap_counts=np.zeros(caps, np.int32),
         cursors=np.zeros(len(backend_keys), np.int64),

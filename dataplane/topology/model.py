@@ -150,6 +150,8 @@ class Topology(Part):
 
     def connection_of(self, endpoint: PrivateEndpoint) -> Connection:
         """State of a connection at the start: as given, else approved or, by auto_approval, pending."""
+        if endpoint.connection is not None:
+            return endpoint.connection
         return _connection(endpoint, self.service(endpoint.target), self.network(endpoint.virtual_network))
 
     def link_ids(self) -> dict[str, int]:
