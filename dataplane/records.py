@@ -47,13 +47,13 @@ PACKET = np.dtype(
         ("flow", np.int64),  # consumer address << 32 | consumer port << 16 | endpoint port
         ("network_header", np.int64),  # where the IPv4 header starts in the buffer
         ("transport_header", np.int64),
+        ("bytes", np.int64),  # what the packet counts as
         ("endpoint", np.int32),  # the endpoint it is addressed to, or -1
         ("source_endpoint", np.int32),  # the endpoint it comes from, or -1
         ("tag", np.uint32),  # of the session's hash
         ("hint", np.int32),  # a session that may be the one, found ahead of time
         ("service", np.int32),
         ("pool", np.int32),  # from the provider: the pool that the reply names, or -1
-        ("bytes", np.int32),  # what the packet counts as
         ("verdict", np.uint8),
         ("direction", np.uint8),
         ("protocol", np.uint8),
@@ -194,10 +194,10 @@ ENDPOINT_COUNTER = np.dtype(
         ("bytes_out", np.int64),
         ("packets_in", np.int64),
         ("packets_out", np.int64),
-        ("smallest_in", np.int32),
-        ("largest_in", np.int32),
-        ("smallest_out", np.int32),
-        ("largest_out", np.int32),
+        ("smallest_in", np.uint32),
+        ("largest_in", np.uint32),
+        ("smallest_out", np.uint32),
+        ("largest_out", np.uint32),
         ("sessions_created", np.int64),
         ("sessions_active", np.int64),
     ],
@@ -262,7 +262,7 @@ OUTCOME = np.dtype(
         ("verdict", np.uint8),
         ("direction", np.uint8),
         ("endpoint", np.int32),  # or -1
-        ("bytes", np.int32),
+        ("bytes", np.uint32),
         ("time", np.int64),  # the clock at the packet
         ("consumer_point", np.uint16),
         ("provider_point", np.uint16),

@@ -78,7 +78,7 @@ class ProcessResult:
         return self.outcomes["session"]
 
     @property
-    def bytes(self) -> NDArray[np.int32]:
+    def bytes(self) -> NDArray[np.uint32]:
         """What each packet counts as, in bytes, shape (n,)."""
         return self.outcomes["bytes"]
 

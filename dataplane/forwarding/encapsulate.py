@@ -90,7 +90,7 @@ def encapsulate(out: Any, data: Any, start: Any, captured: Any, original: Any, p
         adjust(out, OVERHEAD + TCP_CHECKSUM, fold(change))
     else:
         adjust_udp(out, OVERHEAD + UDP_CHECKSUM, fold(change))
-    return OVERHEAD + present, OVERHEAD + payload
+    return OVERHEAD + present, min(OVERHEAD + payload, 0xFFFFFFFF)
 
 
 @kernel

@@ -105,7 +105,7 @@ def forward(state: Any, frame: Any, data: Any, packet: Any, outcomes: Any, place
         if verdict == _FORWARDED:
             _translate(state, data, packet, direction, row, now)
 
-    size = np.int64(packet["bytes"])
+    size = packet["bytes"]
     state.totals[verdict, 0] += 1
     state.totals[verdict, 1] += size
     endpoint = np.int64(packet["endpoint"])
@@ -215,7 +215,7 @@ def _translate(state: Any, data: Any, packet: Any, direction: Any, row: Any, now
     end = state.session_ends[row]
     endpoint = np.int64(session["endpoint"])
     counter = state.counters[endpoint]
-    size = np.int64(packet["bytes"])
+    size = packet["bytes"]
     pool = state.pools[session["pool"]]
     decrement = np.int64(state.services[pool["service"]]["decrement_ttl"])
     header_delta = np.int64(session["address_delta"])

@@ -20,7 +20,7 @@ from dataplane.topology.model import Topology
 
 MINUTE_NS = 60_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LEAST = np.iinfo(np.int32).max
+_LEAST = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
