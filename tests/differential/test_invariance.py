@@ -111,11 +111,18 @@ class Told(NamedTuple):
 
 
 def told(
-    batch: PacketBatch, topology: Topology = NETWORK, *, burst: int = 256, rows: int = 4096, parts: int = 1
+    batch: PacketBatch,
+    topology: Topology = NETWORK,
+    *,
+    burst: int = 256,
+    rows: int = 4096,
+    parts: int = 1,
+    log: int = 1 << 16,
 ) -> Told:
-    """Replay a batch, in so many calls."""
+    """Replay a batch, in so many calls; the kernels' log has room for `log` ended sessions."""
     metrics: list[MetricRow] = []
     simulator = Simulator(topology, 3, sessions_log=True, on_minute=metrics.extend, burst=burst, rows=rows)
+    simulator._state = simulator._state._replace(log=simulator._state.log[:log])
     data = batch.data.copy()
     outcomes: list[Any] = []
     ended: list[Any] = []
@@ -180,6 +187,11 @@ def test_room_for_sessions_and_its_growth_do_not_show(
     batch: PacketBatch, expected: Told, rows: int, burst: int
 ) -> None:
     assert told(batch, rows=rows, burst=burst) == expected
+
+
+@pytest.mark.parametrize("log", [1, 7, 64])
+def test_room_for_ended_sessions_does_not_show(batch: PacketBatch, expected: Told, log: int) -> None:
+    assert told(batch, log=log) == expected
 
 
 def test_what_nobody_asks_for_does_not_show(batch: PacketBatch, expected: Told) -> None:

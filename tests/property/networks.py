@@ -28,8 +28,12 @@ def network(
     rules: Sequence[tuple[str, int, int]] = RULES,
     nat: dict[str, Any] | None = None,
     distribution: str = "five_tuple",
+    more_endpoints: Sequence[str] = (),
 ) -> Topology:
-    """Tenants with the same addresses, each with the endpoint 10.0.0.100 of one service; the provider comes last."""
+    """Tenants with the same addresses, each with the endpoint 10.0.0.100 of one service; the provider comes last.
+
+    The first tenant may have more endpoints, at these addresses.
+    """
     return Topology.model_validate(
         {
             "virtual_networks": [
@@ -62,6 +66,16 @@ def network(
                     "connection": "approved",
                 }
                 for number in range(tenants)
+            ]
+            + [
+                {
+                    "name": f"more{number}",
+                    "virtual_network": "tenant0",
+                    "ip": ip,
+                    "target": "service",
+                    "connection": "approved",
+                }
+                for number, ip in enumerate(more_endpoints)
             ],
         }
     )

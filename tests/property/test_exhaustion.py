@@ -161,6 +161,29 @@ def test_sequential_gives_the_lowest_free_port_after_the_last_one_and_wraps() ->
     assert numbers_at(given, 34, 2).tolist() == [65535, 65301, 65303]
 
 
+@pytest.mark.parametrize(("flags", "seconds", "how"), [((0x14,), 16, "reset"), ((0x11, 0x11), 65, "closed")])
+def test_the_port_of_a_finished_session_comes_back_long_before_that_of_an_idle_one(
+    flags: tuple[int, ...], seconds: int, how: str
+) -> None:
+    simulator = Simulator(network(rules=TCP_ONLY, nat={"nat_ports": "2000-2009"}))
+    arrived = rows_of(simulator.process(clients(10)).packets)
+    simulator.process(batch_of_rows(answered(arrived), point=1, time_ns=SECOND))
+    simulator.process(clients(10, flags=0x10, time_ns=SECOND))
+    at = SECOND + 7
+    simulator.process(clients(4, flags=flags[0], time_ns=at))
+    if len(flags) == 2:
+        simulator.process(batch_of_rows(answered(arrived[:4], flags[1]), point=1, time_ns=at))
+    simulator.advance(to_ns=at + seconds * SECOND - 1)
+    assert pool(simulator)["free"] == 0
+    simulator.advance(to_ns=at + seconds * SECOND)
+    assert pool(simulator)["free"] == 4
+    assert simulator.summary()["sessions"]["ended"][how] == 4
+    simulator.advance(to_ns=301 * SECOND - 1)
+    assert pool(simulator)["free"] == 4
+    simulator.advance(to_ns=301 * SECOND)
+    assert pool(simulator)["free"] == 10
+
+
 def test_a_cap_per_endpoint_refuses_one_tenant_and_leaves_ports_to_the_other() -> None:
     topology = network(tenants=2, rules=TCP_ONLY, nat={"nat_ports": "2000-2099", "ports_per_endpoint": 60})
     simulator = Simulator(topology)

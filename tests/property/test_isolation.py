@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane.records import TO_CONSUMER
+from dataplane.records import CAPTURED_REPLY, TO_CONSUMER, TO_SERVICE
 from dataplane.simulator import Simulator
 from dataplane.verdict import Verdict
 from tests.lockstep import assert_laws
@@ -131,3 +131,19 @@ def test_every_nat_port_leads_to_its_owner_or_to_nobody(nat: dict[str, str], see
                     assert outcome["verdict"] == Verdict.FORWARDED
                     assert outcome["direction"] == TO_CONSUMER
                     assert (outcome["consumer_point"], outcome["session"]) == owner
+
+
+def test_between_two_endpoints_a_live_reply_comes_first() -> None:
+    """Ports are such that a packet could be either: a reply while the session lives, else a request."""
+    other = ENDPOINT + 1
+    simulator = Simulator(network(more_endpoints=[str(other)], nat={"first_packet": "any"}))
+    ways = {"source": int(other), "source_port": 443, "destination": int(ENDPOINT), "destination_port": 443}
+    back = {"source": int(ENDPOINT), "source_port": 443, "destination": int(other), "destination_port": 443}
+    request = simulator.process(tcp_columns(1, **ways)).outcomes[0]
+    assert (request["direction"], request["endpoint"]) == (TO_SERVICE, 0)
+    reply = simulator.process(tcp_columns(1, flags=0x12, **back)).outcomes[0]
+    assert (reply["direction"], reply["endpoint"]) == (CAPTURED_REPLY, 0)
+    assert reply["session"] == request["session"] == 1
+    simulator.advance(to_ns=1000 * 10**9)
+    request = simulator.process(tcp_columns(1, flags=0x12, **back)).outcomes[0]
+    assert (request["direction"], request["endpoint"], request["session"]) == (TO_SERVICE, 1, 3)

@@ -200,6 +200,19 @@ def test_bytes_outside_a_packet_neither_count_nor_change(surroundings: int) -> N
     assert np.all(result.packets.data[outside] == surroundings)
 
 
+def test_a_third_vlan_tag_is_not_looked_into() -> None:
+    packet = tcp_packet(CLIENT, 50000, ENDPOINT, 443)
+    for tags, verdict in (
+        ((0x88A8, 0x8100), Verdict.FORWARDED),
+        ((0x88A8, 0x8100, 0x8100), Verdict.BYPASSED),
+        ((0x8100, 0x9100, 0x88A8, 0x8100), Verdict.BYPASSED),
+    ):
+        frame = link_frame(packet, tags=tags)
+        result = Simulator(NETWORK).process(batch_of([Sent(frame, "tenant0", START)], NETWORK))
+        assert result.verdicts.tolist() == [verdict]
+        assert result.bytes.tolist() == [len(frame) - 14 - 4 * min(2, len(tags))]
+
+
 def test_frames_at_the_very_end_of_the_buffer_are_not_read_past() -> None:
     """Under NUMBA_BOUNDSCHECK a read past the end is an error."""
     opened = session_of("tcp")

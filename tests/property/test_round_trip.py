@@ -365,3 +365,14 @@ def test_time_to_live_ends_on_the_way_and_not_before() -> None:
         packet = tcp_packet(*ways[at][0], *ways[at][1], "A", ttl=ttl)
         outcome, _ = wire.send(packet, "provider" if at == "provider" else "tenant0")
         assert outcome["verdict"] == (Verdict.TTL_EXPIRED if expired else Verdict.FORWARDED), (decrement, ttl, at)
+
+
+def test_the_reconstruction_of_a_captured_reply_has_a_time_to_live_of_at_most_255() -> None:
+    for ttl, reconstructed in ((253, 254), (254, 255), (255, 255)):
+        wire = Wire(network(), LINKS[0])
+        opened(wire, "tcp", 50000)
+        captured = tcp_packet(ENDPOINT, 443, CLIENT, 50000, "A", ttl=ttl)
+        outcome, sent = wire.send(captured, "tenant0")
+        assert outcome["verdict"] == Verdict.FORWARDED
+        assert sent[8] == reconstructed
+        assert_as_right_as(captured, sent)
