@@ -18,7 +18,7 @@ from dataplane.metrics.series import Series, Sink
 from dataplane.metrics.summary import summarise
 from dataplane.nat.life import DONE, DRAIN_LOG, END_MINUTE, GROW_SESSIONS, list_live, pass_time
 from dataplane.nat.sessions import grown
-from dataplane.packets.batch import PacketBatch
+from dataplane.packets.batch import LAST_TIME, PacketBatch
 from dataplane.records import CAPTURED_REPLY, ENDED, OUTCOME, PACKET, TO_SERVICE
 from dataplane.topology.model import Topology
 from dataplane.verdict import Verdict
@@ -166,7 +166,7 @@ class Simulator:
         clock = self._state.clock[0]
         if not clock["started"]:
             return
-        to_ns = max(to_ns, int(clock["now"]))
+        to_ns = min(max(to_ns, int(clock["now"])), LAST_TIME)
         while (status := pass_time(self._state, np.int64(to_ns))) != DONE:
             self._act(int(status), to_ns)
             clock = self._state.clock[0]

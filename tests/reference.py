@@ -45,6 +45,7 @@ RAW_IP, RAW_IPV4, RAW_IPV6 = (12, 14, 101), 228, 229
 ETHERTYPE_IPV4 = 0x0800
 ETHERTYPES_VLAN = (0x8100, 0x88A8, 0x9100)
 FAMILY_IPV4 = 2
+MINUTE = 60 * 10**9
 
 Socket = tuple[IPv4Address, int]
 
@@ -707,7 +708,7 @@ class ReferenceSimulator:
 
     def _set_clock(self, time_ns: int) -> None:
         """The clock is the largest time seen."""
-        if not -(2**63) <= time_ns < 2**63:
+        if not -(2**63) + MINUTE <= time_ns < 2**63 - MINUTE:
             self.times_unusable += 1
             time_ns = 0 if self.clock_ns is None else self.clock_ns
         if self.clock_ns is None:
@@ -720,7 +721,7 @@ class ReferenceSimulator:
     def advance(self, to_ns: int) -> None:
         """Let time pass."""
         if self.clock_ns is not None:  # Reading 8
-            self.clock_ns = max(self.clock_ns, to_ns)
+            self.clock_ns = min(max(self.clock_ns, to_ns), 2**63 - 1 - MINUTE)
             self._pass_time()
 
     def next_due_ns(self) -> int | None:

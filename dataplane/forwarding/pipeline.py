@@ -19,7 +19,7 @@ from dataplane.nat.ports import session_at
 from dataplane.nat.sessions import find, has_room, hint_of, is_session
 from dataplane.nat.tcp import is_first_packet
 from dataplane.nat.timers import TICK_BITS
-from dataplane.packets.batch import TIME_UNREPRESENTABLE
+from dataplane.packets.batch import FIRST_TIME, LAST_TIME, TIME_UNREPRESENTABLE
 from dataplane.packets.checksum import reversed_change
 from dataplane.packets.headers import DESTINATION, DESTINATION_PORT, SOURCE, SOURCE_PORT
 from dataplane.records import CAPTURED_REPLY, CLOSING, EITHER, HELD, RESET, TO_CONSUMER, TO_SERVICE
@@ -71,7 +71,7 @@ def forward(state: Any, frame: Any, data: Any, packet: Any, outcomes: Any, place
     """One packet in its turn: all of it, or nothing but the passing of time and a status that is not DONE."""
     clock = state.clock[0]
     now = clock["now"]
-    usable = frame["flags"] & TIME_UNREPRESENTABLE == 0
+    usable = frame["flags"] & TIME_UNREPRESENTABLE == 0 and FIRST_TIME <= frame["time_ns"] <= LAST_TIME
     if usable and (frame["time_ns"] > now or clock["started"] == 0):
         now = frame["time_ns"]
     if clock["started"] == 0:
@@ -114,7 +114,7 @@ def forward(state: Any, frame: Any, data: Any, packet: Any, outcomes: Any, place
     if usable:
         if frame["time_ns"] < now:
             clock["backward_times"] += 1
-        elif now - clock["now"] > clock["largest_jump"]:
+        elif now > clock["now"] + clock["largest_jump"]:
             clock["largest_jump"] = now - clock["now"]
     else:
         clock["unusable_times"] += 1

@@ -65,7 +65,7 @@ def summarise(topology: Topology, state: State, series: Series, seed: int) -> di
         },
         "first_exhaustion": _first_exhaustion(topology, state),
         "times": {"backward": int(clock["backward_times"]), "unusable": int(clock["unusable_times"])},
-        "duration_seconds": int(clock["now"] - clock["origin"]) / 1e9 if clock["started"] else 0.0,
+        "duration_seconds": (int(clock["now"]) - int(clock["origin"])) / 1e9 if clock["started"] else 0.0,
         "seed": seed,
     }
 
@@ -127,7 +127,7 @@ def _first_exhaustion(topology: Topology, state: State) -> dict[str, Any] | None
     backends = service.load_balancer.backend_pool
     protocol, backend = divmod(int(pool["number"]) % (len(protocols) * len(backends)), len(backends))
     return {
-        "time_seconds": int(clock["exhausted_at"] - clock["origin"]) / 1e9,
+        "time_seconds": (int(clock["exhausted_at"]) - int(clock["origin"])) / 1e9,
         "service": service.name,
         "nat_ip": str(service.nat_ips[row["index"]]),
         "protocol": protocols[protocol],

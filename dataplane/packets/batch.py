@@ -19,6 +19,9 @@ UNKNOWN, INBOUND, OUTBOUND = 0, 1, 2
 #: `FRAME["flags"]`: the capture's time does not fit into 64-bit nanoseconds since 1970 (`time_ns` is then 0).
 TIME_UNREPRESENTABLE = 1
 
+#: The times that a clock can have: the ends of 64 bits keep a minute's distance, so that a minute has an end.
+FIRST_TIME, LAST_TIME = -(2**63) + 60_000_000_000, 2**63 - 1 - 60_000_000_000
+
 #: No network is known for a frame.
 NO_POINT = 0xFFFF
 
