@@ -38,10 +38,10 @@ def ethernet(packet: Packet, *, up: bool = True) -> Packet:
     return Ether(src=sender, dst=receiver) / packet
 
 
-def conversation(client: str, port: int, endpoint: str, at: float, *, end: str = "fin", server: int = 443) -> list[Timed]:
+def conversation(client: str, port: int, endpoint: str, at: float, *, end: str = "fin") -> list[Timed]:
     """A TCP conversation as its consumer sees it: handshake, a request, an answer, and how it ends."""
     up, down = IP(src=client, dst=endpoint, ttl=64, id=port), IP(src=endpoint, dst=client, ttl=60, id=port + 1)
-    there, back = {"sport": port, "dport": server}, {"sport": server, "dport": port}
+    there, back = {"sport": port, "dport": 443}, {"sport": 443, "dport": port}
     steps: list[tuple[bool, Packet]] = [
         (True, up / TCP(**there, flags="S", seq=100)),
         (False, down / TCP(**back, flags="SA", seq=500, ack=101)),

@@ -125,7 +125,8 @@ def test_tshark_finds_no_checksum_error_that_was_not_captured(capture: Path, tsh
 
 def test_capinfos_reads_the_output(capture: Path, capinfos: str, tmp_path: Path) -> None:
     replay(Replay([str(capture)], folder=tmp_path / "run"))
-    run = subprocess.run([capinfos, str(tmp_path / "run" / "capture.pcapng")], capture_output=True, text=True, check=True)
+    command = [capinfos, str(tmp_path / "run" / "capture.pcapng")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert not run.stderr
     with open_capture(tmp_path / "run" / "capture.pcapng") as reader:
         assert reader.written_by_dataplane
