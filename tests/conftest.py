@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from dataplane.kernel import COMPILED
+from dataplane.runs.warmup import warm_up
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels() -> None:
+    """Compile once before the first test, so that no test measures or sees it."""
+    if COMPILED:
+        warm_up()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,11 @@ was damaged, what was readable is kept; 4 complete, but an exporter failed; 130 
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -30,6 +34,26 @@ class _LazyGroup(click.Group):
             return None
         command: click.Command = import_module(f"dataplane.cli.{name}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what stops it from outside becomes a line and an exit code."""
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed by whoever started us
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (for the life of the process)
+        try:
+            # A command that is told to end tidies up as one that the user interrupts.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(130)
+        except BrokenPipeError:  # whoever reads our output has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(0)
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            click.echo(f"error: {place}{error.strerror or error}", err=True)
+            sys.exit(2)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -44,8 +44,6 @@ def errors_as_lines() -> Iterator[None]:
         yield
     except (CaptureError, RunError, TopologyError) as error:
         fail(str(error))
-    except BrokenPipeError:
-        sys.exit(0)  # whoever reads our output has read enough
 
 
 def announce_compilation(quiet: bool) -> None:

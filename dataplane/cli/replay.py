@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,16 +56,20 @@ def command(
         announce_compilation(quiet)
         with _progress(quiet) as progress:
             result = replay(job, progress)
-    if as_json:
-        from dataplane.runs.folder import to_json
+    try:
+        if as_json:
+            from dataplane.runs.folder import to_json
 
-        click.echo(to_json(result.summary), nl=False)
-    else:
-        from dataplane.cli.tables import print_summary
+            click.echo(to_json(result.summary), nl=False)
+        else:
+            from dataplane.cli.tables import print_summary
 
-        print_summary(result.summary, result.topology, inferred=topology is None)
-        if folder is not None:
-            click.echo(f"written to {folder}")
+            print_summary(result.summary, result.topology, inferred=topology is None)
+            if folder is not None:
+                click.echo(f"written to {folder}")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the run's own message and exit code still count
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if not quiet:
         for warning in result.warnings:
             click.echo(f"note: {warning}", err=True)

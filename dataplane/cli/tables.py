@@ -16,9 +16,15 @@ from dataplane.verdict import Verdict
 _MOST_ROWS = 20
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command's caller, who knows the exit code."""
+        raise BrokenPipeError
+
+
 def print_summary(summary: dict[str, Any], topology: Topology, *, inferred: bool) -> None:
     """Print what happened on standard output."""
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = _Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     received = summary["received"]
     console.print(
         f"{received['packets']:,} packets, {received['bytes']:,} bytes in {summary['duration_seconds']:,.3f} s of "

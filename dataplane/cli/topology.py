@@ -71,11 +71,11 @@ def infer(captures: tuple[str, ...], as_json: bool, quiet: bool, seed: int) -> N
     """
     with errors_as_lines():
         from dataplane.runs import replay
-        from dataplane.runs.sources import parse_source, spooled
+        from dataplane.runs.sources import parse_sources, spooled
 
         announce_compilation(quiet)
         damage: list[str] = []
-        with spooled([parse_source(capture, set(replay.INFERRED_NETWORKS)) for capture in captures]) as sources:
+        with spooled(parse_sources(captures, set(replay.INFERRED_NETWORKS))) as sources:
             topology = replay.infer(sources, damage)
         if as_json:
             click.echo(to_json(topology.model_dump(mode="json")), nl=False)

@@ -41,14 +41,20 @@ class WholeFiles:
         return self._add(path, "w")  # type: ignore[return-value]
 
     def _add(self, path: Path, mode: str) -> BinaryIO | TextIO:
-        text = {"encoding": "utf-8", "newline": ""} if mode == "w" else {}
+        # File names that are no UTF-8 are written as escapes.
+        text = {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"} if mode == "w" else {}
+        given, path = path, Path(os.path.realpath(path))  # a link stays a link
+        if path in self._open:
+            raise RunError(f"{given}: two outputs go there; name two files")
         if path.is_dir():
-            raise RunError(f"{path}: is a directory; name a file")
+            raise RunError(f"{given}: is a directory; name a file")
+        if path.exists() and not path.is_file():
+            raise RunError(f"{given}: is no plain file; outputs are moved into place whole")
         beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             file = open(beside, mode, **text)  # type: ignore[call-overload]  # noqa: SIM115  (closed by commit or discard)
         except OSError as error:
-            raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+            raise RunError(f"{given}: cannot be written: {error.strerror}") from error
         self._open[path] = file
         return file  # type: ignore[no-any-return]
 
@@ -63,7 +69,8 @@ class WholeFiles:
     def discard(self) -> None:
         """Leave nothing behind."""
         for file in self._open.values():
-            file.close()
+            with suppress(OSError):  # what is still buffered may not fit on the disk
+                file.close()
             Path(file.name).unlink(missing_ok=True)
         self._open.clear()
 
@@ -86,6 +93,11 @@ class RunFolder:
             except OSError as error:
                 raise RunError(f"{self.path}: cannot be made: {error.strerror}") from error
             self._made = True
+        if self.path is not None:
+            for name in FILES:
+                if (self.path / name).is_dir():
+                    raise RunError(f"{self.path / name}: is a directory, where a run has a file")
+                _tidy(self.path, name)
         return self
 
     def text(self, name: str) -> TextIO:
@@ -117,6 +129,14 @@ class RunFolder:
         if self._made and self.path is not None:
             with suppress(OSError):  # something else may have been put there meanwhile
                 self.path.rmdir()
+
+
+def _tidy(folder: Path, name: str) -> None:
+    """Remove what a run that was killed has left beside a file."""
+    for left in folder.glob(f".{name}.*.partial"):
+        process = left.name.rsplit(".", 2)[1]
+        if process.isdigit() and not Path(f"/proc/{process}").exists():
+            left.unlink(missing_ok=True)
 
 
 def to_json(content: Any) -> str:

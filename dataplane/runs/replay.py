@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -18,11 +19,11 @@ from dataplane.capture.merge import merge
 from dataplane.metrics.series import MetricRow
 from dataplane.packets.headers import KNOWN_LINK_TYPES
 from dataplane.records import OUTCOME
-from dataplane.runs.folder import RunError, RunFolder, manifest
+from dataplane.runs.folder import FILES, RunError, RunFolder, manifest
 from dataplane.runs.infer import CONSUMER, PROVIDER, infer_topology
 from dataplane.runs.record import BACKBONE, Recorder
 from dataplane.runs.sessions_csv import SessionsFile
-from dataplane.runs.sources import Source, locate, only_entered, open_source, parse_source, spooled
+from dataplane.runs.sources import Source, locate, only_entered, open_source, parse_sources, spooled
 from dataplane.simulator import Simulator
 from dataplane.topology import Topology, dump_topology
 
@@ -73,17 +74,14 @@ def replay(job: Replay, progress: Progress | None = None) -> Replayed:
 
     An interruption (Ctrl-C) ends the run after the batch at hand; what was done until then is kept.
     """
-    inferred = job.topology is None
-    networks = set(INFERRED_NETWORKS if inferred else (n.name for n in job.topology.virtual_networks))  # type: ignore[union-attr]
-    sources = [parse_source(argument, networks) for argument in job.captures]
-    if sum(source.path == "-" for source in sources) > 1:
-        raise RunError("standard input (-) can be given only once")
+    networks = set(INFERRED_NETWORKS)
+    if job.topology is not None:
+        networks = {network.name for network in job.topology.virtual_networks}
+    sources = parse_sources(job.captures, networks)
+    _keep_inputs(job, sources)
     with ExitStack() as stack:
-        if inferred:
-            sources = stack.enter_context(spooled(sources))
-            topology = infer(sources)
-        else:
-            topology = job.topology  # type: ignore[assignment]
+        sources = stack.enter_context(spooled(sources))
+        topology = infer(sources) if job.topology is None else job.topology
         for point in job.pcaps:
             if point != BACKBONE and point not in networks:
                 raise RunError(
@@ -92,6 +90,17 @@ def replay(job: Replay, progress: Progress | None = None) -> Replayed:
         readers = [stack.enter_context(open_source(source, digest=True)) for source in sources]
         folder = stack.enter_context(RunFolder(job.folder))
         return _run(job, topology, list(zip(readers, sources, strict=True)), folder, progress)
+
+
+def _keep_inputs(job: Replay, sources: list[Source]) -> None:
+    """Refuse outputs that would take the place of an input (a run's folder replaces or removes all of its files)."""
+    outputs = list(job.pcaps.values())
+    if job.folder is not None:
+        outputs += [job.folder / name for name in FILES]
+    places = {os.path.realpath(path) for path in outputs}
+    for source in sources:
+        if source.path != "-" and os.path.realpath(source.path) in places:
+            raise RunError(f"{source.name}: is an input, and an output would take its place; name another output")
 
 
 def infer(sources: list[Source], damage: list[str] | None = None) -> Topology:
@@ -172,16 +181,23 @@ def _run(
 
 @contextmanager
 def interruption() -> Iterator[list[int]]:
-    """While the body runs, Ctrl-C only adds to the list that is given, so that a batch is never left half done."""
+    """While the body runs, a first Ctrl-C only adds to the list that is given, so that no batch is left half done."""
     signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield signals
         return
-    before = signal.signal(signal.SIGINT, lambda number, _: signals.append(number))
+
+    def note(number: int, _: object) -> None:
+        signals.append(number)
+        if len(signals) > 1:
+            raise KeyboardInterrupt  # the user does not want to wait
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield signals
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _minutes_file(folder: RunFolder) -> Callable[[list[MetricRow]], None]:

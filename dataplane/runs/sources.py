@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,24 @@ def parse_source(argument: str, networks: set[str]) -> Source:
     """`[POINT=]CAPTURE`; POINT counts only when it is a network's name, since file names may hold a `=`."""
     point, equals, path = argument.partition("=")
     if equals and point in networks:
+        if not path:
+            raise RunError(f"{argument}: names no capture; write {point}=FILE")
         return Source(path, path, point)
+    if not argument:
+        raise RunError("an empty argument names no capture")
+    if equals and not os.path.lexists(argument) and os.path.exists(path):
+        raise RunError(
+            f"{argument}: there is no such file, and {point!r} is no network; there are: {', '.join(sorted(networks))}"
+        )
     return Source(argument, argument, None)
+
+
+def parse_sources(arguments: Iterable[str], networks: set[str]) -> list[Source]:
+    """All captures on a command line. Raises `RunError`, one line."""
+    sources = [parse_source(argument, networks) for argument in arguments]
+    if sum(source.path == "-" for source in sources) > 1:
+        raise RunError("standard input (-) can be given only once")
+    return sources
 
 
 @contextmanager
@@ -49,6 +66,8 @@ def spooled(sources: list[Source]) -> Iterator[list[Source]]:
                 path = str(Path(folder) / str(number))
                 with open(path, "wb") as copy:
                     if source.path == "-":
+                        if sys.stdin is None:
+                            raise RunError("-: standard input is closed")
                         shutil.copyfileobj(sys.stdin.buffer, copy)
                     else:
                         with open(source.path, "rb") as pipe:

@@ -1,0 +1,118 @@
+"""What a user can do to outputs, inputs and pipes: nothing of theirs is lost, and the exit code says what happened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CASE = Path(__file__).resolve().parents[2] / "pcaps" / "cases" / "exhaustion"
+CAPTURE, TOPOLOGY = str(CASE / "contoso.pcap"), str(CASE / "topology.yaml")
+
+
+def dataplane(*arguments: str | bytes, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dataplane", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", **options)  # type: ignore[call-overload,no-any-return]
+
+
+def refused(run: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert run.returncode == 2, run
+    assert "Traceback" not in run.stderr
+    for word in words:
+        assert word in run.stderr, run.stderr
+
+
+def test_two_outputs_at_one_place_are_refused(tmp_path: Path) -> None:
+    for target in ("same.pcap", "run/../run/../same.pcap"):
+        points = ["--pcap", "contoso=same.pcap", "--pcap", f"provider={target}"]
+        refused(dataplane("replay", CAPTURE, "-t", TOPOLOGY, *points, cwd=tmp_path), "two outputs")
+    outputs = ["-o", "run", "--pcap", "contoso=run/capture.pcapng"]
+    refused(dataplane("replay", CAPTURE, "-t", TOPOLOGY, *outputs, cwd=tmp_path), "two outputs")
+    assert not list(tmp_path.rglob("*.p*"))
+
+
+def test_a_device_or_pipe_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    refused(dataplane("replay", CAPTURE, "-t", TOPOLOGY, "--pcap", f"contoso={pipe}"), "no plain file")
+    assert pipe.is_fifo()
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    link = tmp_path / "link.pcap"
+    link.symlink_to(tmp_path / "target.pcap")
+    assert dataplane("replay", CAPTURE, "-t", TOPOLOGY, "--pcap", f"contoso={link}").returncode == 0
+    assert link.is_symlink()
+    assert (tmp_path / "target.pcap").stat().st_size > 24
+
+
+def test_an_input_is_never_replaced_by_an_output(tmp_path: Path) -> None:
+    folder = str(tmp_path / "run")
+    assert dataplane("replay", CAPTURE, "-t", TOPOLOGY, "-o", folder).returncode == 0
+    own = tmp_path / "run" / "capture.pcapng"
+    before = own.read_bytes()
+    refused(dataplane("replay", str(own), "-t", TOPOLOGY, "-o", folder, "--no-capture"), "is an input")
+    assert own.read_bytes() == before
+
+
+def test_an_unknown_point_is_refused_with_the_choices() -> None:
+    refused(dataplane("replay", f"contosO={CAPTURE}", "-t", TOPOLOGY), "'contosO' is no network", "contoso, provider")
+    refused(dataplane("replay", "contoso=", "-t", TOPOLOGY), "names no capture")
+    refused(dataplane("replay", "", "-t", TOPOLOGY), "names no capture")
+    refused(dataplane("topology", "infer", "-", "-"), "only once")
+
+
+def test_file_names_need_not_be_utf_8(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/odd\xff.pcap"
+    shutil.copyfile(CAPTURE, name)
+    run = dataplane("replay", name, "-t", TOPOLOGY, "-o", str(tmp_path / "run"))
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_a_closed_pipe_is_no_failure() -> None:
+    for arguments in (f"replay {CAPTURE} -t {TOPOLOGY}", f"replay {CAPTURE} -t {TOPOLOGY} --json", "topology schema"):
+        pipeline = f"{sys.executable} -m dataplane {arguments} | true; exit ${{PIPESTATUS[0]}}"
+        run = subprocess.run(["bash", "-c", pipeline], capture_output=True, text=True)
+        assert (run.returncode, run.stderr) == (0, ""), arguments
+
+
+def test_closed_descriptors_do_no_harm(tmp_path: Path) -> None:
+    for redirection, code in ((">&-", 0), ("2>&-", 0), ("<&- -", 2)):
+        capture = "" if redirection.endswith("-") and code else CAPTURE
+        line = f"{sys.executable} -m dataplane replay -t {TOPOLOGY} {capture} {redirection}"
+        run = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+        assert run.returncode == code, (line, run)
+        assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_while_input_is_awaited_ends_the_run(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "dataplane", "replay", "-", "-t", TOPOLOGY, "-o", str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(2.5)  # by then it waits for input
+        process.send_signal(number)
+        assert process.wait(timeout=20) == 130
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_killed_run_left_is_tidied_by_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    left = folder / ".capture.pcapng.4194999.partial"
+    left.write_bytes(b"half")
+    assert dataplane("replay", CAPTURE, "-t", TOPOLOGY, "-o", str(folder)).returncode == 0
+    assert not left.exists()
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "run" / "summary.json").mkdir(parents=True)
+    refused(dataplane("replay", CAPTURE, "-t", TOPOLOGY, "-o", str(tmp_path / "run")), "is a directory")
