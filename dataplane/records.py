@@ -5,16 +5,10 @@ One record is one row of a numpy structured array. Rows that the hot path reads 
 unsigned 32-bit numbers in host order, times are int64 nanoseconds since 1970.
 """
 
-import mmap
-import sys
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-_HUGE_PAGE = 1 << 21
-_MAP_NORESERVE = 0x4000  # of Linux; Python names it from 3.13 on
 
 # --- directions of a packet --------------------------------------------------------------------------------
 NO_DIRECTION = 0
@@ -271,34 +265,6 @@ OUTCOME = np.dtype(
     align=True,
 )
 assert OUTCOME.itemsize == 40
-
-
-def zeroed(rows: int, dtype: Any) -> NDArray[Any]:
-    """Memory for a table that is read at random: zeros, in huge pages where the system has them.
-
-    It takes no room until it is touched. With pages of 4 KiB, half of a look-up in a large table would be the
-    processor's search for the page.
-    """
-    size = rows * np.dtype(dtype).itemsize
-    if size < _HUGE_PAGE:
-        return np.zeros(rows, dtype)
-    memory = mmap.mmap(-1, size)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without huge pages
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, dtype)
-
-
-def sparse(rows: int, dtype: Any) -> NDArray[Any]:
-    """Memory of which most is never touched: zeros, which the system need not have until they are.
-
-    The ports of ten thousand pools are 4 GB, of which a service in practice uses a few pages.
-    """
-    size = rows * np.dtype(dtype).itemsize
-    if size < _HUGE_PAGE or not sys.platform.startswith("linux"):
-        return np.zeros(rows, dtype)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-    return np.frombuffer(mmap.mmap(-1, size, flags=flags), dtype)
 
 
 class State(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataplane.kernel import inlined, kernel
+from dataplane.memory import sparse, zeroed
 from dataplane.nat.hashing import GOLDEN, key64
 from dataplane.nat.ports import RANDOM, SEQUENTIAL
 from dataplane.nat.timers import FOREVER, LEVELS, SLOTS
@@ -35,8 +36,6 @@ from dataplane.records import (
     TIMER,
     UDP_ACTIVE,
     State,
-    sparse,
-    zeroed,
 )
 from dataplane.topology.model import PrivateLinkService, Topology
 from dataplane.verdict import Verdict

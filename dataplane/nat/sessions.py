@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from dataplane.kernel import inlined, kernel
+from dataplane.memory import zeroed
 from dataplane.nat.hashing import flow_tag
-from dataplane.records import HELD, UNUSED, State, zeroed
+from dataplane.records import HELD, UNUSED, State
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
