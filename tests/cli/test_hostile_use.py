@@ -95,13 +95,30 @@ def test_closed_descriptors_do_no_harm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_while_input_is_awaited_ends_the_run(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "dataplane", "replay", "-", "-t", TOPOLOGY, "-o", str(tmp_path / "run")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(2.5)  # by then it waits for input
+    spool = tmp_path / "spool"
+    spool.mkdir()
+
+    def heed_interrupts() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell that runs in the background has it ignored
+
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(spool)},
+        preexec_fn=heed_interrupts,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not list(spool.glob("*/0")):  # then it waits for input
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         process.send_signal(number)
         assert process.wait(timeout=20) == 130
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
     assert not (tmp_path / "run").exists()
+    assert not list(spool.iterdir())
 
 
 def test_what_a_killed_run_left_is_tidied_by_the_next(tmp_path: Path) -> None:
