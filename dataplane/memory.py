@@ -19,9 +19,9 @@ def zeroed(rows: int, dtype: Any) -> NDArray[Any]:
     processor's search for the page.
     """
     size = rows * np.dtype(dtype).itemsize
-    if size < _HUGE_PAGE:
+    if size < _HUGE_PAGE or not sys.platform.startswith("linux"):
         return np.zeros(rows, dtype)
-    memory = mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)

@@ -136,7 +136,7 @@ NAT_IP = np.dtype(
         ("used", np.int64),  # ports in use or held, over its pools
         ("since", np.int64),  # the time from which `used` has not been added to `port_time`
         ("port_time", np.int64),  # ports times nanoseconds since the minute began
-        ("changes", np.int64),  # in this minute
+        ("events", np.int64),  # changes and failed allocations in this minute
         ("failures", np.int64),
     ],
     align=True,

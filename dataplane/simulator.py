@@ -18,7 +18,7 @@ from dataplane.metrics.series import Series, Sink
 from dataplane.metrics.summary import summarise
 from dataplane.nat.life import DONE, DRAIN_LOG, END_MINUTE, GROW_SESSIONS, list_live, pass_time
 from dataplane.nat.sessions import grown
-from dataplane.packets.batch import LAST_TIME, PacketBatch
+from dataplane.packets.batch import FIRST_TIME, LAST_TIME, NO_POINT, TIME_UNREPRESENTABLE, PacketBatch
 from dataplane.records import CAPTURED_REPLY, ENDED, OUTCOME, PACKET, TO_SERVICE
 from dataplane.topology.model import Topology
 from dataplane.verdict import Verdict
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 BURST = 256
 
 _NOTHING = np.zeros(0, OUTCOME)
+
+_SERIES_CLOSED = "the series is closed (end_series); nothing can happen any more"
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,18 @@ class Simulator:
         burst: int = BURST,
         rows: int = 4096,
     ) -> None:
+        if burst < 1 or rows < 1:
+            raise ValueError(f"burst is {burst} and rows is {rows}; both are at least 1")
+        if len(topology.virtual_networks) >= NO_POINT:
+            raise ValueError(f"{len(topology.virtual_networks)} networks; a simulator takes fewer than {NO_POINT}")
         self.topology = topology
         self.seed = seed
         self.points = {network.name: number for number, network in enumerate(topology.virtual_networks)}
         self._names = list(self.points)
-        self._state = build_state(topology, seed, logging=sessions_log, rows=rows)
+        self._state = build_state(topology, seed, logging=sessions_log, rows=1 << (rows - 1).bit_length())
         self._scratch = np.zeros(burst, PACKET)
         self._ended: list[NDArray[Any]] = []
+        self._closed = False
         self.series = Series(topology, on_minute)
 
     # --- packets ---------------------------------------------------------------------------------------------
@@ -125,7 +132,9 @@ class Simulator:
 
         if time_ns is None:
             time_ns = self.now_ns if time is None else round(time * 1e9)
-        batch = craft.to_batch([packet], [time_ns])
+        usable = FIRST_TIME <= time_ns <= LAST_TIME
+        batch = craft.to_batch([packet], [time_ns if usable else 0])
+        batch.frames["flags"] = 0 if usable else TIME_UNREPRESENTABLE
         original = batch.data.copy()
         result = self.process(batch, at, inplace=True)
         return self._outcome(result, original, 0)
@@ -139,8 +148,6 @@ class Simulator:
             batch = batch.copy()
         if at is not None:
             batch.frames["point"] = self.point(at)
-        elif len(batch) and int(batch.frames["point"].max()) >= len(self._names):
-            raise ValueError("process() needs `at`, the network's name, since the batch does not say where it was seen")
         outcomes = np.zeros(len(batch), OUTCOME)
         self.feed(batch, outcomes)
         return ProcessResult(outcomes, batch)
@@ -148,8 +155,10 @@ class Simulator:
     def feed(self, batch: PacketBatch, outcomes: NDArray[Any] = _NOTHING) -> None:
         """Send a batch whose `point` column is set, rewriting it in place; the fastest way in.
 
-        `outcomes` (rows of `OUTCOME`, as many as packets) is filled when given.
+        `outcomes` (rows of `OUTCOME`, as many as packets) is filled when given. Raises ValueError for a frame that lies
+        outside the batch's data or at no network, and after `end_series`.
         """
+        self._check(batch, outcomes)
         done = 0
         while True:
             status, done = run(self._state, batch.frames, batch.data, done, self._scratch, outcomes)
@@ -157,12 +166,33 @@ class Simulator:
                 return
             self._act(int(status), int(batch.frames["time_ns"][done]))
 
+    def _check(self, batch: PacketBatch, outcomes: NDArray[Any]) -> None:
+        """What kernels take for granted: they check no bounds of arrays."""
+        frames = batch.frames
+        if self._closed:
+            raise ValueError(_SERIES_CLOSED)
+        if not batch.data.flags.writeable:
+            raise ValueError("the batch's data is read-only, and packets are rewritten in place; send a copy")
+        if len(outcomes) not in (0, len(frames)):
+            raise ValueError(f"{len(outcomes)} rows of outcomes for {len(frames)} packets")
+        if not len(frames):
+            return
+        if int(frames["offset"].min()) < 0 or int((frames["offset"] + frames["captured"]).max()) > len(batch.data):
+            raise ValueError(f"a frame lies outside the batch's {len(batch.data)} bytes of data")
+        if int(frames["point"].max()) >= len(self._names):
+            raise ValueError(f"a frame's point is no network; there are {len(self._names)}: {', '.join(self._names)}")
+
     def advance(self, to: float | None = None, *, to_ns: int | None = None) -> None:
-        """Let time pass up to `to` seconds (or `to_ns` nanoseconds): sessions end, held ports are released."""
+        """Let time pass up to `to` seconds (or `to_ns` nanoseconds): sessions end, held ports are released.
+
+        Time begins with the first packet; before it, this does nothing.
+        """
         if to_ns is None:
             if to is None:
                 raise ValueError("advance() needs `to` (seconds) or `to_ns` (nanoseconds)")
             to_ns = round(to * 1e9)
+        if self._closed:
+            raise ValueError(_SERIES_CLOSED)
         clock = self._state.clock[0]
         if not clock["started"]:
             return
@@ -248,8 +278,9 @@ class Simulator:
         return entries[np.argsort(entries["id"], kind="stable")]
 
     def end_series(self) -> None:
-        """Close the minute that has begun, so that the series is complete up to the clock."""
-        if self._state.clock[0]["started"]:
+        """Close the minute that has begun, so that the series is complete up to the clock; nothing can follow it."""
+        if self._state.clock[0]["started"] and not self._closed:
+            self._closed = True
             self.series.end_minute(self._state, self.now_ns)
 
     @property

@@ -139,7 +139,7 @@ def run_case(case: Path, folder: Path) -> None:
         else:
             point, equals, path = word.rpartition("=")
             captures.append(f"{point}{equals}{case / path}")
-    replay(Replay(captures, topology, seed, folder))
+    replay(Replay(captures, topology=topology, seed=seed, folder=folder))
 
 
 def main() -> None:

@@ -132,7 +132,7 @@ def scan_blocks(data: Any, frames: Any, clocks: Any, state: Any) -> Any:
         if kind == SIMPLE:
             frame["time_ns"] = 0
             frame["direction"] = 0
-            frame["flags"] = 0
+            frame["flags"] = TIME_UNREPRESENTABLE  # it has none
         else:
             time_ns, fits = nanoseconds(
                 clocks, which, _load32(data, at + 12, big), _load32(data, at + 16, big)

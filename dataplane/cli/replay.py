@@ -47,6 +47,7 @@ def command(
         job = Replay(
             captures=list(captures),
             topology=None if topology is None else load_topology(topology),
+            topology_path=topology,
             seed=seed,
             folder=folder,
             capture=not no_capture,
@@ -73,8 +74,8 @@ def command(
     if not quiet:
         for warning in result.warnings:
             click.echo(f"note: {warning}", err=True)
-    for damage in result.damage:
-        click.echo(f"error: {damage}", err=True)
+    for line in result.damage + result.failures:
+        click.echo(f"error: {line}", err=True)
     if result.interrupted:
         click.echo("interrupted: what was done until then is kept", err=True)
     sys.exit(result.exit_code)

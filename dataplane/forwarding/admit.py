@@ -1,6 +1,6 @@
 """A packet that has no session: may it open one, and in which pool (docs/model.md, "A new session").
 
-Nothing is changed here but the count of a failed allocation, so a refused packet leaves no trace.
+Nothing is changed here but what tells of a failed allocation, so a refused packet leaves no other trace.
 """
 
 from typing import Any
@@ -79,7 +79,9 @@ def admit(state: Any, packet: Any, point: Any, now: Any, leaving: Any) -> Any:
     if free_but_capped:
         return _PORT_LIMIT, np.int64(-1), np.int64(-1)
     state.pools[pool]["failures"] += 1
-    state.nat_ips[state.pools[pool]["nat_ip"]]["failures"] += 1
+    nat_ip = state.nat_ips[state.pools[pool]["nat_ip"]]
+    nat_ip["failures"] += 1
+    nat_ip["events"] += 1
     clock = state.clock[0]
     if clock["exhausted_pool"] < 0:
         clock["exhausted_pool"] = pool

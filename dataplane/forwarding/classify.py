@@ -51,6 +51,8 @@ def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
     packet["pool"] = -1
     packet["direction"] = NO_DIRECTION
     packet["fault"] = _FORWARDED
+    packet["verdict"] = _FORWARDED
+    packet["tcp_flags"] = 0
     start = frame["offset"]
     captured = np.int64(frame["captured"])
     original = np.int64(frame["original"])
@@ -77,7 +79,7 @@ def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
 
     source = load32(data, network + SOURCE)
     destination = load32(data, network + DESTINATION)
-    direction = _direction(state, np.int64(frame["point"]), source, destination, packet)
+    direction, nat_ip, backend = _direction(state, np.int64(frame["point"]), source, destination, packet)
     packet["direction"] = direction
     if direction == NO_DIRECTION:
         packet["verdict"] = _BYPASSED
@@ -98,7 +100,8 @@ def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
         if protocol == PROTOCOL_TCP:
             packet["tcp_flags"] = data[transport + TCP_FLAGS]
         if direction == TO_CONSUMER:
-            _find_port(state, packet, source, source_port, destination_port)
+            packet["flow"] = (source << 32) | (source_port << 16) | destination_port
+            _find_port(state, packet, nat_ip, backend)
         elif direction == CAPTURED_REPLY:
             set_flow(state, packet, destination, destination_port, source_port)
         else:
@@ -118,7 +121,10 @@ def total_length(data: Any, network: Any, frame: Any) -> Any:
 
 @inlined
 def _direction(state: Any, point: Any, source: Any, destination: Any, packet: Any) -> Any:
-    """Which way a packet that enters at `point` travels; sets its endpoints or its service."""
+    """Which way a packet that enters at `point` travels, and from the provider the NAT IP's and the backend's place.
+
+    Sets the packet's endpoints and its service.
+    """
     kinds = state.points[point]
     if kinds & POINT_HAS_NAT_IPS:
         nat_ip = look_up(state.addresses, 2 * point + 1, destination)
@@ -127,9 +133,7 @@ def _direction(state: Any, point: Any, source: Any, destination: Any, packet: An
             backend = look_up(state.addresses, BACKENDS_OF + service, source)
             if backend >= 0:
                 packet["service"] = service
-                packet["pool"] = nat_ip
-                packet["hint"] = backend
-                return TO_CONSUMER
+                return TO_CONSUMER, np.int64(state.nat_ips[nat_ip]["index"]), backend
     if kinds & POINT_HAS_ENDPOINTS:
         to = look_up(state.addresses, 2 * point, destination)
         come_from = look_up(state.addresses, 2 * point, source)
@@ -137,12 +141,12 @@ def _direction(state: Any, point: Any, source: Any, destination: Any, packet: An
         packet["source_endpoint"] = come_from
         if to >= 0:
             packet["service"] = state.endpoints[to]["service"]
-            return TO_SERVICE if come_from < 0 else EITHER
+            return (TO_SERVICE if come_from < 0 else EITHER), np.int64(-1), np.int64(-1)
         if come_from >= 0:
             packet["endpoint"] = come_from
             packet["service"] = state.endpoints[come_from]["service"]
-            return CAPTURED_REPLY
-    return NO_DIRECTION
+            return CAPTURED_REPLY, np.int64(-1), np.int64(-1)
+    return NO_DIRECTION, np.int64(-1), np.int64(-1)
 
 
 @inlined
@@ -165,19 +169,14 @@ def transport_fault(data: Any, network: Any, transport: Any, payload: Any, captu
 
 
 @inlined
-def _find_port(state: Any, packet: Any, source: Any, source_port: Any, nat_port: Any) -> None:
+def _find_port(state: Any, packet: Any, nat_ip: Any, backend: Any) -> None:
     """The pool that a reply from the provider names, from (NAT IP, protocol, backend), and who has the port."""
     service = state.services[packet["service"]]
-    index = np.int64(state.nat_ips[packet["pool"]]["index"])
-    backend = np.int64(packet["hint"])
     slot = np.int64(service["tcp_slot"] if packet["protocol"] == PROTOCOL_TCP else service["udp_slot"])
-    packet["flow"] = (source << 32) | (source_port << 16) | nat_port
-    packet["pool"] = -1
-    packet["hint"] = -1
     if slot >= 0:
-        pool = pool_number(service, index, slot, backend)
+        pool = pool_number(service, nat_ip, slot, backend)
         packet["pool"] = pool
-        packet["hint"] = session_at(state, pool, nat_port)
+        packet["hint"] = session_at(state, pool, packet["flow"] & 0xFFFF)
 
 
 @inlined

@@ -18,7 +18,7 @@ from dataplane.nat.life import DONE, DRAIN_LOG, GROW_SESSIONS, open_session, pas
 from dataplane.nat.ports import session_at
 from dataplane.nat.sessions import find, has_room, hint_of, is_session
 from dataplane.nat.tcp import is_first_packet
-from dataplane.nat.timers import TICK_BITS
+from dataplane.nat.timers import FOREVER, TICK_BITS
 from dataplane.packets.batch import FIRST_TIME, LAST_TIME, TIME_UNREPRESENTABLE
 from dataplane.packets.checksum import reversed_change
 from dataplane.packets.headers import DESTINATION, DESTINATION_PORT, SOURCE, SOURCE_PORT
@@ -114,8 +114,12 @@ def forward(state: Any, frame: Any, data: Any, packet: Any, outcomes: Any, place
     if usable:
         if frame["time_ns"] < now:
             clock["backward_times"] += 1
-        elif now > clock["now"] + clock["largest_jump"]:
-            clock["largest_jump"] = now - clock["now"]
+        else:
+            jump = now - clock["now"]
+            if jump < 0:
+                jump = np.int64(FOREVER)  # more than 292 years
+            if jump > clock["largest_jump"]:
+                clock["largest_jump"] = jump
     else:
         clock["unusable_times"] += 1
     clock["now"] = now

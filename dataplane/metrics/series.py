@@ -65,7 +65,7 @@ class Series:
         """Tell the minute's rows, add it to the totals, and begin the minute of what comes next, by `until_ns`."""
         clock = state.clock[0]
         end = int(clock["minute_end"])
-        if self._sink is not None and (rows := self._rows(state, end)):
+        if self._sink is not None and (rows := self._rows(state, end, until_ns)):
             self._sink(rows)
         self.past += _minute(state)
         for name in ("bytes_in", "bytes_out", "packets_in", "packets_out"):
@@ -76,9 +76,9 @@ class Series:
         clock["minute_end"] = start + MINUTE_NS
         state.nat_ips["since"] = start
         state.nat_ips["port_time"] = 0
-        state.nat_ips["changes"] = 0
+        state.nat_ips["events"] = 0
 
-    def _rows(self, state: State, end: int) -> list[MetricRow]:
+    def _rows(self, state: State, end: int, until_ns: int) -> list[MetricRow]:
         clock = state.clock[0]
         start = max(end - MINUTE_NS, int(clock["origin"]))
         time = minute_text(end - MINUTE_NS)
@@ -105,7 +105,7 @@ class Series:
                 if count:
                     rows.append(_byte_row(time, service.name, f"PLSBytes{word}", total, count, least, most))
         # The minute that the run ends in is as long as the run was in it.
-        until = min(end, max(int(clock["now"]), start)) if clock["now"] < end else end
+        until = max(start, min(end, until_ns))
         rows += self._gauge_rows(state, time, start, until, end, traffic[:, :, 1].sum(axis=1))
         return rows
 
@@ -119,7 +119,7 @@ class Series:
         low = np.where(touched, pools["minute_used_low"], used)
         high = np.where(touched, pools["minute_used_high"], used)
         for nat_ip in state.nat_ips:
-            if not nat_ip["changes"] and not forwarded[nat_ip["service"]]:
+            if not nat_ip["events"] and not forwarded[nat_ip["service"]]:
                 continue
             service = self._topology.private_link_services[nat_ip["service"]]
             own = nat_ip_pools(state, nat_ip)

@@ -95,7 +95,7 @@ def note_use(state: Any, number: Any, change: Any, moment: Any) -> None:
     nat_ip["port_time"] += nat_ip["used"] * (moment - nat_ip["since"])
     nat_ip["since"] = moment
     nat_ip["used"] += change
-    nat_ip["changes"] += 1
+    nat_ip["events"] += 1
 
 
 @inlined

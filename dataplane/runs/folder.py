@@ -5,6 +5,7 @@ Everything but `manifest.json` depends on inputs, topology and seed alone, so tw
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -50,28 +51,44 @@ class WholeFiles:
             raise RunError(f"{given}: is a directory; name a file")
         if path.exists() and not path.is_file():
             raise RunError(f"{given}: is no plain file; outputs are moved into place whole")
-        beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        beside = _beside(path)
         try:
-            file = open(beside, mode, **text)  # type: ignore[call-overload]  # noqa: SIM115  (closed by commit or discard)
+            # What a killed run left is written over; what another run is writing is locked.
+            handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+            file = os.fdopen(handle, mode, **text)  # type: ignore[call-overload]
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise RunError(f"{given}: another run is writing it") from None
         except OSError as error:
             raise RunError(f"{given}: cannot be written: {error.strerror}") from error
+        os.ftruncate(handle, 0)
         self._open[path] = file
         return file  # type: ignore[no-any-return]
 
     def commit(self) -> None:
-        """Move every file to its place."""
+        """Move every file to its place, in the order in which they were begun."""
         for file in self._open.values():
-            file.close()
+            file.flush()
         for path, file in self._open.items():
-            os.replace(file.name, path)
+            os.replace(_beside(path), path)
+            file.close()
         self._open.clear()
+
+    def abandon(self, path: Path) -> None:
+        """Leave one file out after all."""
+        path = Path(os.path.realpath(path))
+        self._remove(path, self._open.pop(path))
+
+    def _remove(self, path: Path, file: BinaryIO | TextIO) -> None:
+        _beside(path).unlink(missing_ok=True)
+        with suppress(OSError):  # what is still buffered may not fit on the disk
+            file.close()
 
     def discard(self) -> None:
         """Leave nothing behind."""
-        for file in self._open.values():
-            with suppress(OSError):  # what is still buffered may not fit on the disk
-                file.close()
-            Path(file.name).unlink(missing_ok=True)
+        for path, file in self._open.items():
+            self._remove(path, file)
         self._open.clear()
 
 
@@ -97,7 +114,6 @@ class RunFolder:
             for name in FILES:
                 if (self.path / name).is_dir():
                     raise RunError(f"{self.path / name}: is a directory, where a run has a file")
-                _tidy(self.path, name)
         return self
 
     def text(self, name: str) -> TextIO:
@@ -120,7 +136,11 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self.files.commit()
+            try:
+                self.files.commit()
+            except BaseException:
+                self.files.discard()
+                raise
             if self.path is not None:
                 for name in set(FILES) - self._written:
                     (self.path / name).unlink(missing_ok=True)
@@ -131,12 +151,9 @@ class RunFolder:
                 self.path.rmdir()
 
 
-def _tidy(folder: Path, name: str) -> None:
-    """Remove what a run that was killed has left beside a file."""
-    for left in folder.glob(f".{name}.*.partial"):
-        process = left.name.rsplit(".", 2)[1]
-        if process.isdigit() and not Path(f"/proc/{process}").exists():
-            left.unlink(missing_ok=True)
+def _beside(path: Path) -> Path:
+    """Where a file grows until it is complete."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def to_json(content: Any) -> str:

@@ -19,7 +19,6 @@ from dataplane.kernel import kernel
 from dataplane.packets.batch import FRAME, INBOUND, OUTBOUND, TIME_UNREPRESENTABLE, PacketBatch
 from dataplane.packets.headers import LINK_ETHERNET
 from dataplane.records import TO_CONSUMER, TO_SERVICE
-from dataplane.runs.folder import RunError
 from dataplane.topology.model import Topology
 from dataplane.verdict import Verdict
 
@@ -187,6 +186,7 @@ def collect_point(job: Any, frames: Any, outcomes: Any, index: Any, out: Any, ro
     while index < len(frames):
         frame = frames[index]
         outcome = outcomes[index]
+        count_before, used_before = count, used
         for place in range(3):
             point, source, direction = appearance(outcome, place, backbone)
             if point == wanted:
@@ -194,7 +194,7 @@ def collect_point(job: Any, frames: Any, outcomes: Any, index: Any, out: Any, ro
                     source, frame, outcome, buffers, link_ids
                 )
                 if used + captured > len(out) or count == len(rows):
-                    return index, count, used
+                    return index, count_before, used_before  # the packet comes again, from its first appearance
                 data = came if source == _AS_IT_CAME else (rewritten if source == _REWRITTEN else scratch)
                 for at in range(captured):
                     out[used + at] = data[offset + at]
@@ -224,6 +224,8 @@ class Recorder:
         ids = topology.link_ids()
         self._link_ids = np.array([ids[e.name] for e in topology.private_endpoints] or [0], np.int64)
         self._words = _letters([*(str(v) for v in Verdict), "session=", " nat=", "verdict="])
+        #: By point: why its pcap file could not be made.
+        self.failures: dict[str, str] = {}
         self._writer = PcapngWriter(pcapng) if pcapng is not None else None
         self._interfaces = np.zeros((0, 2), np.int64)
         self._drops = np.zeros(0, np.int64)
@@ -245,11 +247,13 @@ class Recorder:
         largest = int(batch.frames["captured"].max()) + OVERHEAD
         if len(self._scratch) < largest + _COMMENT_ROOM:
             self._scratch = np.empty(2 * largest + _COMMENT_ROOM, np.uint8)
-        if len(self._out) < largest + 256:
-            self._out = np.empty(2 * largest + 256, np.uint8)
+        if len(self._out) < 2 * largest + 256:  # a packet may appear twice at one point
+            self._out = np.empty(4 * largest + 256, np.uint8)
         buffers = (came, batch.data, self._scratch)
         backbone = len(self._points) - 1
         for point, writer in self._pcaps:
+            if self._points[point] in self.failures:
+                continue
             self._write_pcap(point, writer, buffers, batch.frames, outcomes)
         if self._writer is None:
             return
@@ -283,10 +287,11 @@ class Recorder:
             if writer.link_type is not None:
                 links = np.union1d(links, [writer.link_type])
             if len(links) > 1:
-                raise RunError(
-                    f"--pcap {self._points[point]}: a classic pcap has one link type, this point has "
-                    f"{', '.join(map(str, links))}; capture.pcapng holds them all"
+                self.failures[self._points[point]] = (
+                    f"--pcap {self._points[point]}=…: not written: a classic pcap has one link type, and packets of "
+                    f"link types {', '.join(map(str, links))} were seen there; capture.pcapng can hold them all"
                 )
+                return
             writer.write_batch(PacketBatch(self._out[:used], rows[:count]))
 
     def close(self) -> None:

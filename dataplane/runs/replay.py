@@ -33,13 +33,15 @@ INFERRED_NETWORKS = (CONSUMER, PROVIDER)
 #: A forward jump that is worth a word: a month between two packets.
 _LONG_JUMP_NS = 30 * 86_400 * 1_000_000_000
 
+_MEANINGS = {0: "done", 3: "an input was damaged", 4: "an output could not be made", 130: "interrupted"}
+
 #: (bytes read, bytes in all or None), after every batch.
 Progress = Callable[[int, int | None], None]
 
 
 @dataclass
 class Replay:
-    """What is to be replayed, and where to."""
+    """What is to be replayed, and where to; `topology_path` is the file that no output may replace."""
 
     captures: list[str]
     topology: Topology | None = None
@@ -48,29 +50,32 @@ class Replay:
     capture: bool = True
     pcaps: dict[str, Path] = field(default_factory=dict)
     command: list[str] = field(default_factory=list)
+    topology_path: Path | None = None
 
 
 @dataclass
 class Replayed:
     """What came of it: the summary, the topology as used, and what has to be said.
 
-    `damage` has one line per capture that broke; `interrupted` is true if the user stopped the run.
+    `damage` has one line per capture that broke, `failures` one per output that could not be made; `interrupted` is
+    true if the user stopped the run.
     """
 
     summary: dict[str, Any]
     topology: Topology
     damage: list[str]
     warnings: list[str]
+    failures: list[str]
     interrupted: bool = False
 
     @property
     def exit_code(self) -> int:
-        """0 done, 3 an input was damaged, 130 interrupted."""
-        return 130 if self.interrupted else 3 if self.damage else 0
+        """0 done, 3 an input was damaged, 4 an output could not be made, 130 interrupted."""
+        return 130 if self.interrupted else 3 if self.damage else 4 if self.failures else 0
 
 
 def replay(job: Replay, progress: Progress | None = None) -> Replayed:
-    """Send captures through the service. Raises `CaptureError` and `RunError` before anything is written.
+    """Send captures through the service. Raises `CaptureError` and `RunError`, with nothing written.
 
     An interruption (Ctrl-C) ends the run after the batch at hand; what was done until then is kept.
     """
@@ -98,9 +103,12 @@ def _keep_inputs(job: Replay, sources: list[Source]) -> None:
     if job.folder is not None:
         outputs += [job.folder / name for name in FILES]
     places = {os.path.realpath(path) for path in outputs}
-    for source in sources:
-        if source.path != "-" and os.path.realpath(source.path) in places:
-            raise RunError(f"{source.name}: is an input, and an output would take its place; name another output")
+    inputs = [source.path for source in sources if source.path != "-"]
+    if job.topology_path is not None:
+        inputs.append(str(job.topology_path))
+    for path in inputs:
+        if os.path.realpath(path) in places:
+            raise RunError(f"{path}: is an input, and an output would take its place; name another output")
 
 
 def infer(sources: list[Source], damage: list[str] | None = None) -> Topology:
@@ -155,6 +163,8 @@ def _run(
             if interrupted:
                 break
     recorder.close()
+    for point in recorder.failures:
+        folder.files.abandon(job.pcaps[point])
     simulator.end_series()
     summary = simulator.summary()
     result = Replayed(
@@ -162,6 +172,7 @@ def _run(
         topology,
         [reader.damage for reader, _ in captures if reader.damage],
         list(_warnings(simulator, [reader for reader, _ in captures])),
+        list(recorder.failures.values()),
         bool(interrupted),
     )
     if sessions is not None:
@@ -174,7 +185,7 @@ def _run(
             {"path": source.name, "sha256": reader.sha256, "packets": reader.packets, "damage": reader.damage}
             for reader, source in captures
         ]
-        meaning = {0: "done", 3: "an input was damaged", 130: "interrupted"}[result.exit_code]
+        meaning = _MEANINGS[result.exit_code]
         folder.write_json("manifest.json", manifest(job.command, inputs, job.seed, result.exit_code, meaning))
     return result
 

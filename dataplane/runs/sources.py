@@ -18,7 +18,6 @@ import numpy as np
 from dataplane.capture import CaptureError, CaptureReader, open_capture
 from dataplane.packets.batch import INBOUND, Interface, PacketBatch
 from dataplane.runs.folder import RunError
-from dataplane.runs.record import BACKBONE
 from dataplane.topology.model import Topology
 
 
@@ -115,7 +114,7 @@ def locate(reader: CaptureReader, source: Source, topology: Topology) -> Callabl
     points = {network.name: number for number, network in enumerate(topology.virtual_networks)}
     consumers = [network.name for network in topology.consumer_networks]
     keep = only_entered(reader)
-    known: list[int] = []
+    known: list[int] = []  # by interface; -1: it does not say
 
     def number_of(interface: Interface) -> int:
         if source.point is not None:
@@ -124,11 +123,12 @@ def locate(reader: CaptureReader, source: Source, topology: Topology) -> Callabl
             return points[interface.name]
         if len(consumers) == 1 or (not consumers and len(points) > 0):
             return points[consumers[0]] if consumers else 0
-        if reader.written_by_dataplane and interface.name == BACKBONE:
-            return 0  # nothing enters there
+        return -1
+
+    def refuse(interface: Interface) -> RunError:
         seen = f"interface {interface.name!r}" if interface.name else "it"
         choices = ", ".join(points) or "none"
-        raise RunError(
+        return RunError(
             f"{reader.name}: {seen} does not say at which network the packets were seen; "
             f"write NETWORK={reader.name}, with one of: {choices}"
         )
@@ -137,8 +137,10 @@ def locate(reader: CaptureReader, source: Source, topology: Topology) -> Callabl
         batch = keep(batch)
         for interface in batch.interfaces[len(known) :]:
             known.append(number_of(interface))
-        numbers: Any = np.array(known or [0], np.uint16)
-        batch.frames["point"] = numbers[batch.frames["interface"]]
+        numbers: Any = np.array(known or [0], np.int64)[batch.frames["interface"]]
+        if (numbers < 0).any():  # interfaces without packets may be silent about it
+            raise refuse(batch.interfaces[int(batch.frames["interface"][numbers < 0][0])])
+        batch.frames["point"] = numbers
         return batch
 
     return prepare

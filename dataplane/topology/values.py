@@ -228,7 +228,7 @@ Source = Annotated[
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 """A TCP or UDP port, 1 to 65535."""
 
-Count = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 """How many of something, at least 1."""
 
 LinkId = Annotated[int, Field(strict=True, ge=0, le=0xFFFFFFFF)]

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from dataplane.capture import PcapngWriter, PcapWriter, read_capture
+from dataplane.packets.batch import PacketBatch
+from dataplane.runs.folder import RunFolder
+
 CASE = Path(__file__).resolve().parents[2] / "pcaps" / "cases" / "exhaustion"
 CAPTURE, TOPOLOGY = str(CASE / "contoso.pcap"), str(CASE / "topology.yaml")
 
@@ -121,10 +125,10 @@ def test_an_interruption_while_input_is_awaited_ends_the_run(tmp_path: Path, num
     assert not list(spool.iterdir())
 
 
-def test_what_a_killed_run_left_is_tidied_by_the_next(tmp_path: Path) -> None:
+def test_what_a_killed_run_left_is_written_over_by_the_next(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    left = folder / ".capture.pcapng.4194999.partial"
+    left = folder / ".capture.pcapng.partial"
     left.write_bytes(b"half")
     assert dataplane("replay", CAPTURE, "-t", TOPOLOGY, "-o", str(folder)).returncode == 0
     assert not left.exists()
@@ -133,3 +137,47 @@ def test_what_a_killed_run_left_is_tidied_by_the_next(tmp_path: Path) -> None:
 def test_a_folder_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "run" / "summary.json").mkdir(parents=True)
     refused(dataplane("replay", CAPTURE, "-t", TOPOLOGY, "-o", str(tmp_path / "run")), "is a directory")
+
+
+def test_a_topology_is_never_replaced_by_an_output(tmp_path: Path) -> None:
+    own = tmp_path / "topology.yaml"
+    shutil.copyfile(TOPOLOGY, own)
+    before = own.read_bytes()
+    refused(dataplane("replay", CAPTURE, "-t", "topology.yaml", "-o", ".", cwd=tmp_path), "is an input")
+    assert own.read_bytes() == before
+
+
+def test_a_point_with_two_link_types_fails_that_output_alone(tmp_path: Path) -> None:
+    frames = PacketBatch.from_bytes([bytes(60)], [1])
+    packets = PacketBatch.from_bytes([b"\x45" + bytes(27)], [2], link_type=101)
+    for name, batch in (("ethernet.pcap", frames), ("raw.pcap", packets)):
+        with PcapWriter(tmp_path / name) as writer:
+            writer.write_batch(batch)
+    captures = [str(tmp_path / "ethernet.pcap"), str(tmp_path / "raw.pcap")]
+    outputs = ["-o", str(tmp_path / "run"), "--pcap", f"contoso={tmp_path / 'one.pcap'}"]
+    run = dataplane("replay", *captures, "-t", TOPOLOGY, *outputs)
+    assert run.returncode == 4, run
+    assert "one link type" in run.stderr
+    assert not (tmp_path / "one.pcap").exists()
+    assert len(read_capture(tmp_path / "run" / "capture.pcapng")) == 2
+
+
+def test_two_runs_do_not_write_one_folder_at_once(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        folder.text("summary.json").write("mine")
+        refused(dataplane("replay", CAPTURE, "-t", TOPOLOGY, "-o", str(tmp_path / "run")), "another run")
+    assert (tmp_path / "run" / "summary.json").read_text() == "mine"
+
+
+def test_an_interface_without_packets_need_not_be_a_network(tmp_path: Path) -> None:
+    case = CASE.parent / "two-tenants"
+    path = tmp_path / "two.pcapng"
+    with PcapngWriter(path, application="another program") as writer:
+        writer.add_interface("eth0", 1)
+        writer.write_batch(read_capture(case / "contoso.pcap"), writer.add_interface("contoso", 1))
+    run = dataplane("replay", str(path), "-t", str(case / "topology.yaml"))
+    assert run.returncode == 0
+    assert run.stdout.startswith("8 packets")
+    with PcapngWriter(path, application="another program") as writer:
+        writer.write_batch(read_capture(case / "contoso.pcap"), writer.add_interface("eth0", 1))
+    refused(dataplane("replay", str(path), "-t", str(case / "topology.yaml")), "'eth0'", "contoso, fabrikam, provider")
