@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataplane.forwarding.pipeline import run
+from dataplane.forwarding.pipeline import first_wrong, run
 from dataplane.forwarding.tables import build_state
 from dataplane.metrics.series import Series, Sink
 from dataplane.metrics.summary import summarise
@@ -175,12 +175,18 @@ class Simulator:
             raise ValueError("the batch's data is read-only, and packets are rewritten in place; send a copy")
         if len(outcomes) not in (0, len(frames)):
             raise ValueError(f"{len(outcomes)} rows of outcomes for {len(frames)} packets")
-        if not len(frames):
-            return
-        if int(frames["offset"].min()) < 0 or int((frames["offset"] + frames["captured"]).max()) > len(batch.data):
-            raise ValueError(f"a frame lies outside the batch's {len(batch.data)} bytes of data")
-        if int(frames["point"].max()) >= len(self._names):
-            raise ValueError(f"a frame's point is no network; there are {len(self._names)}: {', '.join(self._names)}")
+        wrong = first_wrong(frames, len(batch.data), len(self._names))
+        if wrong >= 0:
+            row = frames[wrong]
+            if row["point"] >= len(self._names):
+                raise ValueError(
+                    f"packet {wrong} of the batch: point {row['point']} is no network's number; process(…, at=NAME) "
+                    f"sets it, with NAME one of: {', '.join(self._names)}"
+                )
+            raise ValueError(
+                f"packet {wrong} of the batch: {row['captured']} bytes at {row['offset']} lie outside the batch's "
+                f"{len(batch.data)} bytes of data"
+            )
 
     def advance(self, to: float | None = None, *, to_ns: int | None = None) -> None:
         """Let time pass up to `to` seconds (or `to_ns` nanoseconds): sessions end, held ports are released.

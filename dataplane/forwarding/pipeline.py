@@ -56,6 +56,16 @@ def run(state: Any, frames: Any, data: Any, begin: Any, packets: Any, outcomes: 
     return DONE, begin
 
 
+@kernel
+def first_wrong(frames: Any, size: Any, points: Any) -> Any:
+    """The first frame that lies outside `size` bytes or whose point is none of `points`, or -1."""
+    for index in range(len(frames)):
+        frame = frames[index]
+        if frame["offset"] < 0 or frame["offset"] > size - np.int64(frame["captured"]) or frame["point"] >= points:
+            return index
+    return -1
+
+
 @inlined
 def look_ahead(state: Any, packet: Any) -> None:
     """Find the session that a packet probably belongs to, and ask for its row."""
