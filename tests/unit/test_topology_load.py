@@ -217,7 +217,7 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
         "nat_ports": ranges,
         "port_allocation": st.sampled_from(["random", "sequential"]),
         "nat_ip_selection": st.sampled_from(["hash", "round_robin", "fill_first", "paired"]),
-        "ports_per_endpoint": st.none() | st.integers(1, 2**40),
+        "ports_per_endpoint": st.none() | st.integers(1, 2**31 - 1),
         "spill": st.booleans(),
         "first_packet": st.sampled_from(["syn", "any"]),
         "port_hold": st.just("0s") | durations,
