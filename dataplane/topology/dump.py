@@ -9,11 +9,15 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from dataplane.topology.model import NatPolicy, Timeouts, Topology
+from dataplane.topology.model import NatPolicy, TcpPolicy, Timeouts, Topology
 
-_KEYS_SHOWN_EMPTY = frozenset(NatPolicy.model_fields)
+_KEYS_SHOWN_EMPTY = frozenset(NatPolicy.model_fields) | frozenset(Timeouts.model_fields)
 """Keys for which nothing is a setting, to be written as `null`; elsewhere a key without value is left out."""
 
+_ON_ONE_LINE = (
+    {"protocol", "frontend_port", "backend_port"}, set(Timeouts.model_fields), set(TcpPolicy.model_fields)
+)
+"""The keys of mappings that are written on one line."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
 """Text that needs no quotes, unless it reads as a number or a word of YAML: those ruamel.yaml quotes."""
@@ -34,7 +38,7 @@ def to_yaml(topology: Topology) -> str:
     """YAML text, keys in the order of the models, lists of plain values on one line."""
     yaml = YAML()
     yaml.Representer = _Representer
-    yaml.width = 110
+    yaml.width = 200
     yaml.indent(mapping=2, sequence=4, offset=2)
     stream = io.StringIO()
     yaml.dump(_styled(topology.model_dump(mode="json")), stream)
@@ -49,7 +53,7 @@ def _styled(value: Any) -> Any:
             for key, item in value.items()
             if item is not None or key in _KEYS_SHOWN_EMPTY
         )
-        if set(mapping) in ({"protocol", "frontend_port", "backend_port"}, set(Timeouts.model_fields)):
+        if set(mapping) - {"idle_timeout"} in _ON_ONE_LINE:
             mapping.fa.set_flow_style()
         return mapping
     if isinstance(value, list):
@@ -65,7 +69,7 @@ def _styled(value: Any) -> Any:
 def schema() -> dict[str, Any]:
     """The JSON Schema of topology files, draft 2020-12, with defaults as the file writes them."""
     result = Topology.model_json_schema()
-    for model in (NatPolicy, Timeouts):
+    for model in (NatPolicy, TcpPolicy, Timeouts):
         defaults = model().model_dump(mode="json")
         for key, described in result["$defs"][model.__name__]["properties"].items():
             described["default"] = defaults[key]

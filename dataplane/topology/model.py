@@ -23,6 +23,7 @@ from dataplane.topology.parts import (
     PrivateLinkService,
     Protocol,
     SecurityRule,
+    TcpPolicy,
     Timeouts,
     VirtualNetwork,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "PrivateLinkService",
     "Protocol",
     "SecurityRule",
+    "TcpPolicy",
     "Timeouts",
     "Topology",
     "VirtualNetwork",

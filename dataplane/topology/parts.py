@@ -6,7 +6,16 @@ them is checked by `Topology`. Durations are nanoseconds.
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from dataplane.topology import values
 from dataplane.topology.profiles import DEFAULT_PROFILE, PROFILES
@@ -22,12 +31,17 @@ from dataplane.topology.values import (
     Port,
     PositiveDuration,
     Prefix,
+    Probes,
     Source,
     Text,
+    shown,
 )
 
 Protocol = Literal["tcp", "udp"]
 Connection = Literal["pending", "approved", "rejected", "disconnected"]
+
+PROBING = ("random", "preserve", "hash", "hash_buckets")
+"""The port allocations that may look at a bounded number of ports."""
 
 _DEFAULTS = PROFILES[DEFAULT_PROFILE]
 _TIMEOUTS = _DEFAULTS["timeouts"]
@@ -61,6 +75,9 @@ class LoadBalancingRule(Part):
     protocol: Annotated[Protocol, LOWER_CASE] = Field(description="tcp or udp.")
     frontend_port: Port = Field(description="Port of the private endpoint.")
     backend_port: Port = Field(description="Port of the backends.")
+    idle_timeout: PositiveDuration | None = Field(
+        default=None, description="The rule's own idle time-out; the shorter of it and the service's counts."
+    )
 
 
 class LoadBalancer(Part):
@@ -83,13 +100,43 @@ class Timeouts(Part):
     tcp_half_open: PositiveDuration = Field(
         default=values.parse_duration(_TIMEOUTS["tcp_half_open"]), description="Handshake not complete."
     )
+    tcp_half_closed: PositiveDuration | None = Field(
+        default=None, description="After FIN from one side; null: as tcp_established."
+    )
     tcp_closing: PositiveDuration = Field(
-        default=values.parse_duration(_TIMEOUTS["tcp_closing"]), description="After FIN both ways."
+        default=values.parse_duration(_TIMEOUTS["tcp_closing"]),
+        description="After FIN both ways (or the first, as tcp.closing says).",
     )
     tcp_reset: PositiveDuration = Field(
         default=values.parse_duration(_TIMEOUTS["tcp_reset"]), description="After RST."
     )
     udp: PositiveDuration = Field(default=values.parse_duration(_TIMEOUTS["udp"]), description="UDP.")
+    udp_unreplied: PositiveDuration | None = Field(
+        default=None, description="UDP before the provider's first datagram; null: as udp."
+    )
+    icmp: PositiveDuration = Field(
+        default=values.parse_duration(_TIMEOUTS["icmp"]), description="Echo, under icmp: all."
+    )
+
+
+class TcpPolicy(Part):
+    """How a TCP session ends, and whether it comes back (RFC 5382, RFC 7857 §2)."""
+
+    closing: Literal["both_fins", "first_fin"] = Field(
+        default=_DEFAULTS["tcp"]["closing"], description="Closing begins with FIN both ways, or with the first FIN."
+    )
+    reset: Literal["final", "until_data"] = Field(
+        default=_DEFAULTS["tcp"]["reset"],
+        description="After RST: over, or alive again when data follows (RFC 7857 §2.2).",
+    )
+    reopen: Literal["new_session", "handshake"] = Field(
+        default=_DEFAULTS["tcp"]["reopen"],
+        description="A SYN in closing or reset: opens a new session, or revives this one by a whole handshake.",
+    )
+    closing_refresh: StrictBool = Field(
+        default=_DEFAULTS["tcp"]["closing_refresh"],
+        description="Whether packets refresh the timer in closing and reset.",
+    )
 
 
 class NatPolicy(Part):
@@ -103,6 +150,15 @@ class NatPolicy(Part):
     )
     port_allocation: Literal["random", "sequential", "preserve", "hash", "hash_buckets", "block"] = Field(
         default=_DEFAULTS["port_allocation"], description="How a free port is chosen."
+    )
+    probes: Probes | None = Field(
+        default=_DEFAULTS["probes"],
+        description="How many ports are looked at, as a number or a list of runs of adjacent ports; null: exact. "
+        "For random, preserve, hash and hash_buckets.",
+    )
+    block_size: Count = Field(default=_DEFAULTS["block_size"], description="Ports of a block (block).")
+    blocks_per_endpoint: Count | None = Field(
+        default=_DEFAULTS["blocks_per_endpoint"], description="Cap on one endpoint's blocks in each pool (block)."
     )
     nat_ip_selection: Literal["hash", "round_robin", "fill_first", "paired"] = Field(
         default=_DEFAULTS["nat_ip_selection"], description="How the NAT IP of a new session is chosen."
@@ -126,6 +182,17 @@ class NatPolicy(Part):
         default=values.parse_duration(_DEFAULTS["port_hold"]),
         description="How long a port is held after its session; may be 0s.",
     )
+    icmp: Literal["none", "errors", "all"] = Field(
+        default=_DEFAULTS["icmp"], description="What is translated of ICMP: nothing, errors, echo too."
+    )
+    fragments: Literal["drop", "translate"] = Field(
+        default=_DEFAULTS["fragments"], description="Whether IPv4 fragments follow the first of them."
+    )
+    idle_reset: StrictBool = Field(
+        default=_DEFAULTS["idle_reset"],
+        description="Whether both sides get an RST when an established session times out.",
+    )
+    tcp: TcpPolicy = Field(default_factory=TcpPolicy, description="How a TCP session ends.")
     timeouts: Timeouts = Field(default_factory=Timeouts, description="Life of a session by state.")
 
     @model_validator(mode="before")
@@ -136,9 +203,30 @@ class NatPolicy(Part):
         profile = data.get("profile", DEFAULT_PROFILE)
         defaults = PROFILES.get(profile, _DEFAULTS) if isinstance(profile, str) else _DEFAULTS
         filled = {**defaults, **data}
-        if isinstance(filled["timeouts"], dict):
-            filled["timeouts"] = {**defaults["timeouts"], **filled["timeouts"]}
+        if "probes" not in data and filled["port_allocation"] not in PROBING:
+            filled["probes"] = None  # the profile's are meant for its own allocation
+        for key in ("tcp", "timeouts"):
+            if isinstance(filled[key], dict):
+                filled[key] = {**defaults[key], **filled[key]}
         return filled
+
+    @field_validator("probes")
+    @classmethod
+    def _probes_fit(cls, probes: int | tuple[int, ...] | None, info: ValidationInfo) -> int | tuple[int, ...] | None:
+        allocation = info.data.get("port_allocation")  # None when it is itself wrong
+        if probes is not None and allocation is not None and allocation not in PROBING:
+            raise ValueError(
+                f"{shown(probes)} does not go with port_allocation {allocation}; write null, or allocate by one of "
+                f"{', '.join(PROBING)}"
+            )
+        return probes
+
+    @property
+    def probe_runs(self) -> tuple[int, ...]:
+        """`probes` as lengths of runs; empty when the allocation is exact."""
+        if self.probes is None:
+            return ()
+        return (1,) * self.probes if isinstance(self.probes, int) else self.probes
 
 
 class PrivateLinkService(Part):

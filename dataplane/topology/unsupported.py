@@ -3,10 +3,6 @@
 from collections.abc import Iterator
 
 from dataplane.topology.draft import Draft, Finding
-from dataplane.topology.profiles import PROFILES
-
-PORT_ALLOCATIONS = ("random", "sequential")
-"""The ways to choose a port that work."""
 
 
 def not_yet_supported(topology: Draft) -> Iterator[Finding]:
@@ -40,11 +36,3 @@ def _in_service(service: Draft) -> Iterator[Finding]:
     if visibility is not None and visibility != ("*",):
         message = 'a visibility other than ["*"] is not yet supported; leave the key out'
         yield Finding(service.at("visibility"), message, visibility)
-    nat = service.child("nat")
-    profile, allocation = nat.field("profile"), nat.field("port_allocation")
-    if profile is not None and profile not in PROFILES:
-        message = f"profile {profile} is not yet supported; supported: {', '.join(PROFILES)}"
-        yield Finding(nat.at("profile"), message, profile)
-    if allocation is not None and allocation not in PORT_ALLOCATIONS:
-        message = f"{allocation} is not yet supported; supported: {', '.join(PORT_ALLOCATIONS)}"
-        yield Finding(nat.at("port_allocation"), message, allocation)

@@ -26,6 +26,9 @@ NANOSECONDS = {
 LONGEST_DURATION = 3650 * NANOSECONDS["d"]
 """Ten years: longer than any capture, and far from the end of 64-bit nanoseconds when added to a time."""
 
+MOST_RUNS = 64
+"""The longest list of runs that `probes` may be: each is a random number drawn for one packet."""
+
 _DURATION_PATTERN = r"[0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h|d)"
 _RANGE_PATTERN = r"[0-9]{1,5}-[0-9]{1,5}"
 
@@ -51,7 +54,7 @@ def shown(value: object) -> str:
 def parse_duration(value: object) -> int:
     """Nanoseconds of a text such as `250ms`, `1.5s` or `5m`; ValueError for everything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError("must be a duration, such as 250ms, 30s, 5m or 1h")
+        raise ValueError(f"is {shown(value)}, but must be a duration, such as 250ms, 30s, 5m or 1h")
     text = str(value).replace("µ", "u").replace("μ", "u")
     if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", text):
         units = ", ".join(NANOSECONDS)
@@ -167,6 +170,24 @@ def _parse_source(value: object) -> IPv4Network:
     return parse_prefix(value)
 
 
+def _parse_probes(value: object) -> int | tuple[int, ...]:
+    """A number of ports, or a list of lengths of runs."""
+    if isinstance(value, list | tuple):
+        if not 1 <= len(value) <= MOST_RUNS:
+            raise ValueError(f"is a list of {len(value)} runs; write 1 to {MOST_RUNS}, or null for an exact search")
+        return tuple(_parse_run(run) for run in value)
+    return _parse_run(value)
+
+
+def _parse_run(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
+        raise ValueError(
+            f"{shown(value)} is not a number of ports to look at; write 1 to 65535, a list of these "
+            "for runs of adjacent ports, or null for an exact search"
+        )
+    return value
+
+
 def one_or_many(value: Any) -> Any:
     """A single value stands for a list of one."""
     return value if isinstance(value, list | tuple) else (value,)
@@ -230,6 +251,24 @@ Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 
 Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 """How many of something, at least 1."""
+
+_RUN_SCHEMA = {"type": "integer", "minimum": 1, "maximum": 65535}
+
+Probes = Annotated[
+    int | tuple[int, ...],
+    PlainValidator(_parse_probes),
+    PlainSerializer(lambda value: list(value) if isinstance(value, tuple) else value, return_type=int | list[int]),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _RUN_SCHEMA,
+                {"type": "array", "items": _RUN_SCHEMA, "minItems": 1, "maxItems": MOST_RUNS},
+            ],
+            "examples": [10, [128, 64, 32, 16, 8]],
+        }
+    ),
+]
+"""How many ports a bounded search looks at: a number, or the lengths of its runs of adjacent ports."""
 
 LinkId = Annotated[int, Field(strict=True, ge=0, le=0xFFFFFFFF)]
 """The connection's number on the backbone and in the proxy-protocol header: an unsigned 32-bit integer."""

@@ -22,6 +22,8 @@ from dataplane.topology import (
     parse_topology,
     topology_schema,
 )
+from dataplane.topology.parts import PROBING
+from dataplane.topology.profiles import PROFILES
 from dataplane.topology.values import LONGEST_DURATION, format_duration
 
 TOPOLOGIES = Path(__file__).parent / "topologies"
@@ -201,6 +203,9 @@ texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
     ["null", "~", "yes", "12:30:45", "2001-01-01", "1e3", "0x1F", "- a", "a: b", "#", "'", '"', " "]
 )
 durations = st.integers(1, LONGEST_DURATION).map(format_duration)
+idle_timeouts = st.fixed_dictionaries({}, optional={"idle_timeout": st.none() | durations})
+runs = st.integers(1, 65535)
+probes = st.none() | runs | st.lists(runs, min_size=1, max_size=64)
 ranges = st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(lambda p: f"{min(p)}-{max(p)}")
 
 
@@ -213,16 +218,29 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
     endpoints = draw(st.lists(names, max_size=6, unique=True)) if consumers and services else []
     maybe = st.none() | texts
     network_parts = {"region": maybe, "subscription": maybe, "tenant": maybe}
+    maybe_duration = st.none() | durations
     nat = {
+        "profile": st.sampled_from(list(PROFILES)),
         "nat_ports": ranges,
-        "port_allocation": st.sampled_from(["random", "sequential"]),
+        "block_size": st.integers(1, 2**31 - 1),
+        "blocks_per_endpoint": st.none() | st.integers(1, 2**31 - 1),
         "nat_ip_selection": st.sampled_from(["hash", "round_robin", "fill_first", "paired"]),
         "ports_per_endpoint": st.none() | st.integers(1, 2**31 - 1),
         "spill": st.booleans(),
         "first_packet": st.sampled_from(["syn", "any"]),
         "port_hold": st.just("0s") | durations,
-        "timeouts": st.fixed_dictionaries({}, optional={"tcp_reset": durations, "udp": durations}),
+        "icmp": st.sampled_from(["none", "errors", "all"]),
+        "fragments": st.sampled_from(["drop", "translate"]),
+        "tcp": st.fixed_dictionaries(
+            {}, optional={"reset": st.sampled_from(["final", "until_data"]), "closing_refresh": st.booleans()}
+        ),
+        "timeouts": st.fixed_dictionaries(
+            {}, optional={"tcp_reset": durations, "tcp_half_closed": maybe_duration, "udp_unreplied": maybe_duration}
+        ),
     }
+    ways = st.fixed_dictionaries({"port_allocation": st.sampled_from(PROBING), "probes": probes}) | (
+        st.fixed_dictionaries({}, optional={"port_allocation": st.sampled_from(["sequential", "block", *PROBING])})
+    )
     return {
         "virtual_networks": [
             {
@@ -241,12 +259,12 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
                 "load_balancer": {
                     "frontend_ip": "10.0.100.1",
                     "rules": [
-                        {"protocol": "tcp", "frontend_port": port, "backend_port": 1}
+                        {"protocol": "tcp", "frontend_port": port, "backend_port": 1, **draw(idle_timeouts)}
                         for port in draw(st.lists(st.integers(1, 65535), max_size=3, unique=True))
                     ],
                     "backend_pool": [f"10.0.200.{host}" for host in range(draw(st.integers(0, 40)))],
                 },
-                "nat": draw(st.fixed_dictionaries({}, optional=nat)),
+                "nat": {**draw(st.fixed_dictionaries({}, optional=nat)), **draw(ways)},
             }
             for index, name in enumerate(services)
         ],

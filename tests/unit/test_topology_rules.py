@@ -187,6 +187,140 @@ FIELD_CASES = [
         id="duration without unit",
     ),
     pytest.param(
+        NAT,
+        "      profile: aws  # here\n",
+        "private_link_services[0].nat.profile",
+        "aws is none of the choices: azure-pls, azure-natgw, azure-slb, gcp-psc, rfc, linux, vpp",
+        id="unknown profile",
+    ),
+    pytest.param(
+        "      port_allocation: random\n",
+        "      port_allocation: lowest  # here\n",
+        "private_link_services[0].nat.port_allocation",
+        "lowest is none of the choices: random, sequential, preserve, hash, hash_buckets, block",
+        id="unknown allocation",
+    ),
+    *(
+        pytest.param(
+            NAT,
+            f"{NAT}      probes: {written}  # here\n",
+            "private_link_services[0].nat.probes",
+            message,
+            id=f"probes {written}"[:30],
+        )
+        for written, message in (
+            ("0", "0 is not a number of ports to look at; write 1 to 65535, a list of these"),
+            ("65536", "65536 is not a number of ports to look at; write 1 to 65535"),
+            ("true", "true is not a number of ports"),
+            ('"10"', "10 is not a number of ports"),
+            ("1.0", "1.0 is not a number of ports"),
+            ("{}", "a mapping is not a number of ports"),
+            ("[8, 0]", "0 is not a number of ports"),
+            ("[8, null]", "empty is not a number of ports"),
+            ("[[8]]", "a list is not a number of ports"),
+            ("[]", "is a list of 0 runs; write 1 to 64, or null for an exact search"),
+            (str([1] * 65), "is a list of 65 runs; write 1 to 64, or null for an exact search"),
+        )
+    ),
+    *(
+        pytest.param(
+            "      port_allocation: random\n",
+            f"      port_allocation: {allocation}\n      probes: {probes}  # here\n",
+            "private_link_services[0].nat.probes",
+            f"{shown} does not go with port_allocation {allocation}; write null, or allocate by one of "
+            "random, preserve, hash, hash_buckets",
+            id=f"{shown} of probes for {allocation}",
+        )
+        for allocation, probes, shown in (("sequential", "10", "10"), ("block", "[8, 4]", "a list"))
+    ),
+    pytest.param(
+        NAT,
+        NAT + "      block_size: 0  # here\n",
+        "private_link_services[0].nat.block_size",
+        "0 is too small; the least is 1",
+        id="blocks of nothing",
+    ),
+    pytest.param(
+        NAT,
+        NAT + "      blocks_per_endpoint: 0  # here\n",
+        "private_link_services[0].nat.blocks_per_endpoint",
+        "0 is too small; the least is 1",
+        id="no blocks",
+    ),
+    pytest.param(
+        NAT,
+        NAT + "      icmp: echo  # here\n",
+        "private_link_services[0].nat.icmp",
+        "echo is none of the choices: none, errors, all",
+        id="unknown ICMP",
+    ),
+    pytest.param(
+        NAT,
+        NAT + "      fragments: true  # here\n",
+        "private_link_services[0].nat.fragments",
+        "true is none of the choices: drop, translate",
+        id="unknown fragments",
+    ),
+    pytest.param(
+        NAT,
+        NAT + "      tcp: first_fin  # here\n",
+        "private_link_services[0].nat.tcp",
+        "is first_fin, but must be a mapping with the keys closing, reset, reopen, closing_refresh",
+        id="tcp as a word",
+    ),
+    pytest.param(
+        NAT,
+        NAT + "      tcp:  # here\n",
+        "private_link_services[0].nat.tcp",
+        "is empty, but must be a mapping with the keys closing",
+        id="tcp left empty",
+    ),
+    *(
+        pytest.param(
+            NAT,
+            f"{NAT}      tcp:\n        reset: final\n        {written}  # here\n",
+            f"private_link_services[0].nat.tcp.{written.partition(':')[0]}",
+            message,
+            id=f"tcp {written}",
+        )
+        for written, message in (
+            ("closing: both", "both is none of the choices: both_fins, first_fin"),
+            ("reopen: true", "true is none of the choices: new_session, handshake"),
+            ("reopen: null", "empty is none of the choices: new_session, handshake"),
+            ("closing_refresh: yes", "is yes, but must be true or false"),
+            ("zzz: true", "unknown key zzz; Keys here: closing, reset, reopen, closing_refresh"),
+            ("closing_refersh: true", "did you mean closing_refresh?"),
+        )
+    ),
+    *(
+        pytest.param(
+            "timeouts: {tcp_established: 300s, ",
+            f"timeouts: {{{written},  # here\n        tcp_established: 300s, ",
+            f"private_link_services[0].nat.timeouts.{written.partition(':')[0]}",
+            message,
+            id=f"timeout {written}",
+        )
+        for written, message in (
+            ("tcp_half_closed: 0s", "must be longer than 0s"),
+            ("udp_unreplied: 5", "5 needs a unit: write 5s"),
+            ("icmp: null", "is empty, but must be a duration"),
+        )
+    ),
+    pytest.param(
+        TCP_RULE,
+        "        - {protocol: tcp, frontend_port: 443, backend_port: 1, idle_timeout: 0s}  # here\n",
+        "private_link_services[0].load_balancer.rules[0].idle_timeout",
+        "must be longer than 0s",
+        id="idle time-out of nothing",
+    ),
+    pytest.param(
+        TCP_RULE,
+        "        - {protocol: tcp, frontend_port: 443, backend_port: 1, idle_timeout: 4}  # here\n",
+        "private_link_services[0].load_balancer.rules[0].idle_timeout",
+        "4 needs a unit: write 4s",
+        id="idle time-out without unit",
+    ),
+    pytest.param(
         LINK_ID,
         "    link_id: 4294967296  # here\n",
         "private_endpoints[0].link_id",
@@ -408,23 +542,6 @@ WHOLE_CASES = [
         "private_link_services[0].visibility",
         'a visibility other than ["*"] is not yet supported',
         id="visibility",
-    ),
-    pytest.param(
-        NAT,
-        "      profile: gcp-psc  # here\n",
-        "private_link_services[0].nat.profile",
-        "profile gcp-psc is not yet supported; supported: azure-pls",
-        id="profile",
-    ),
-    *(
-        pytest.param(
-            "      port_allocation: random\n",
-            f"      port_allocation: {allocation}  # here\n",
-            "private_link_services[0].nat.port_allocation",
-            f"{allocation} is not yet supported; supported: random, sequential",
-            id=f"port allocation {allocation}",
-        )
-        for allocation in ("preserve", "hash", "hash_buckets", "block")
     ),
     pytest.param(
         "    security_rules: []\n",
