@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dataplane.forwarding.tables import PROTOCOL_NAMES
+from dataplane.nat.ports import BLOCK, PRESERVE
 from dataplane.packets.batch import FRAME, TIME_UNREPRESENTABLE, Interface, PacketBatch
-from dataplane.records import CAPTURED_REPLY, END_WORDS, HELD, TO_SERVICE, UNUSED
+from dataplane.records import CAPTURED_REPLY, END_WORDS, HELD, RESET_TO_CONSUMER, TO_SERVICE, UNUSED
 from dataplane.simulator import Simulator
 from dataplane.topology.model import Topology
 from dataplane.verdict import Verdict
@@ -48,37 +50,61 @@ def batch_of(packets: Sequence[Sent], topology: Topology) -> PacketBatch:
 #: What happens in order: packets, and moments (nanoseconds) to which time passes.
 Story = Sequence[Sent | int]
 
+#: Packets in the order in which they were received, which is another than that of their arrival if fragments wait.
+Received = list[tuple[Sent, Outcome]]
+
+
+def arrive(reference: ReferenceSimulator, packet: Sent) -> Received:
+    """A packet arrives at the reference: what it receives because of it."""
+    return reference.arrive(
+        packet.frame,
+        at=packet.at,
+        time_ns=packet.time_ns,
+        original_length=packet.original_length,
+        link_type=packet.link_type,
+        mark=packet,
+    )
+
 
 def assert_equal_runs(
     topology: Topology,
     seed: int,
     story: Story,
     reference: ReferenceSimulator,
-    expected: Sequence[Outcome],
+    expected: Sequence[tuple[Sent, Outcome]],
     *,
     burst: int = 256,
     rows: int = 2,
 ) -> Simulator:
-    """Run the engine on what the reference went through; compare outcomes, bytes, sessions and summary."""
+    """Run the engine on what the reference went through; compare outcomes, bytes, sessions and summary.
+
+    `expected`: what the reference received when packets arrived, and at last by `finish`; not what `advance` let go,
+    which the engine does not show either: the summary counts it.
+    """
     simulator = Simulator(topology, seed, sessions_log=True, burst=burst, rows=rows)
-    wanted = iter(expected)
-    number = 0
+    wanted = iter(enumerate(expected))
     for is_packet, part in itertools.groupby(story, key=lambda step: isinstance(step, Sent)):
-        if not is_packet:
-            for moment in part:
-                simulator.advance(to_ns=moment)
+        if is_packet:
+            assert_next(simulator.process(batch_of(list(part), topology)), wanted, topology)
             continue
-        packets = list(part)
-        result = simulator.process(batch_of(packets, topology))
-        for index, packet in enumerate(packets):
-            assert_equal_outcome(
-                number, packet, result.outcomes[index], result.packets[index], next(wanted), topology
-            )
-            number += 1
+        for moment in part:
+            simulator.advance(to_ns=moment)
+    assert_next(simulator.finish(), wanted, topology)
+    assert next(wanted, None) is None, "the reference received more"
     assert simulator.summary() == reference.summary()
     assert_equal_sessions(simulator, reference)
+    assert_equal_resets(simulator, reference)
     assert_laws(simulator)
     return simulator
+
+
+def assert_next(result: Any, wanted: Iterator[tuple[int, tuple[Sent, Outcome]]], topology: Topology) -> None:
+    """The packets of a result are the next ones that the reference received."""
+    assert len(result.packets) == len(result.outcomes)
+    for index, outcome in enumerate(result.outcomes):
+        number, (packet, expected) = next(wanted, (0, (None, None)))
+        assert packet is not None, "the engine received more"
+        assert_equal_outcome(number, packet, outcome, result.packets[index], expected, topology)
 
 
 def assert_equal_outcome(
@@ -107,12 +133,42 @@ def assert_equal_outcome(
     assert delivered == wanted.delivered, where
 
 
+def assert_equal_resets(simulator: Simulator, reference: ReferenceSimulator) -> None:
+    """What idle time-outs sent, where, when, and after which packet."""
+    names = [network.name for network in simulator.topology.virtual_networks]
+    batch, outcomes, received = simulator.take_reset_packets()
+    sent = []
+    for index, outcome in enumerate(outcomes):
+        side = "consumer_point" if outcome["direction"] == RESET_TO_CONSUMER else "provider_point"
+        figures = int(batch.time_ns[index]), int(outcome["session"]), int(received[index])
+        sent.append((names[outcome[side]], *figures, batch[index][14:]))
+    wanted = reference.resets
+    assert sent == [(one.at, one.time_ns, one.session, one.received, one.packet) for one in wanted]
+
+
 def assert_equal_sessions(simulator: Simulator, reference: ReferenceSimulator) -> None:
     """Ended sessions in the order of their end, live ones in order of id, with all that is told of them."""
     ended = simulator.take_ended_sessions()
     assert [_told(simulator, row, True) for row in ended] == [_wanted(s) for s in reference.ended_sessions]
     live = simulator.live_sessions()
     assert [_told(simulator, row, False) for row in live] == [_wanted(s) for s in reference.sessions]
+
+
+def assert_blocks(state: Any, pool: Any, taken: Any, endpoints: Any) -> None:
+    """Every port in use or held lies in a block of its endpoint, and no block is anybody's without one."""
+    service = state.services[pool["service"]]
+    size = int(service["block_size"])
+    wanted: dict[int, tuple[int, int]] = {}
+    for port, endpoint in zip(taken.tolist(), endpoints.tolist(), strict=True):
+        owner = int(state.endpoints[endpoint]["number"]) + 1
+        before, used = wanted.get(port // size, (owner, 0))
+        assert before == owner, "a block has two owners"
+        wanted[port // size] = owner, used + 1
+    blocks = state.blocks[int(pool["blocks"]) :][: -(-int(pool["capacity"]) // size)]
+    assert {at: (int(b["owner"]), int(b["used"])) for at, b in enumerate(blocks) if b["owner"]} == wanted
+    if service["endpoint_blocks"]:
+        owned = Counter(owner for owner, _ in wanted.values())
+        assert max(owned.values(), default=0) <= service["endpoint_blocks"]
 
 
 _WAYS = ("to_service", "to_consumer")
@@ -172,7 +228,7 @@ def assert_laws(simulator: Simulator) -> None:
     assert sorted(cells.astype(np.int64) - 1) == live.tolist()
     for number, pool in enumerate(state.pools):
         owners = state.port_session[int(pool["ports"]) : int(pool["ports"]) + int(pool["capacity"])]
-        taken = np.flatnonzero(owners)
+        taken = np.flatnonzero(owners > 0)
         assert len(taken) + pool["free"] == pool["capacity"]
         for offset in taken:
             owner = sessions[owners[offset] - 1]
@@ -184,5 +240,15 @@ def assert_laws(simulator: Simulator) -> None:
             first, free = int(pool["ports"]), int(pool["free"])
             ports = state.free_ports[first : first + free].astype(np.int64) ^ np.arange(free)
             assert len(set(ports.tolist()) | set(taken.tolist())) == pool["capacity"]
+            if pool["allocation"] == PRESERVE:  # every free port knows its place in the list
+                places = np.where(owners[ports] < 0, -1 - owners[ports], ports)
+                assert places.tolist() == list(range(free))
+        else:
+            words = state.used_ports[int(pool["words"]) :][: -(-int(pool["capacity"]) // 64)]
+            bits = np.unpackbits(words.view(np.uint8), bitorder="little")
+            assert np.flatnonzero(bits[: pool["capacity"]]).tolist() == taken.tolist()
+            assert bits[pool["capacity"] :].all(), "ports beyond the range's end are never free"
+        if pool["allocation"] == BLOCK:
+            assert_blocks(state, pool, taken, sessions["endpoint"][owners[taken] - 1])
     hosts = np.bincount(state.pools["host"][sessions["pool"][live]], minlength=len(state.host_sessions))
     assert hosts.tolist() == state.host_sessions.tolist()

@@ -1,9 +1,10 @@
 """The executable specification: what becomes of every packet, in plain Python.
 
-It formalises docs/model.md (the rules), what users rely on (verdicts, the summary), RFC 791 (IPv4 header),
-RFC 9293 (TCP header and flags), RFC 768 (UDP) and RFC 1624 (checksum adjustment). It shares no code with the
-engine: only the list of verdicts and the topology, which says what exists. It is meant to be read, not to be
-fast: every rule is looked up where the rule says, and the next timer is the smallest of all timers.
+It formalises docs/model.md (the rules), what users rely on (verdicts, the summary), RFC 791 (IPv4 header and
+fragments), RFC 9293 (TCP header and flags), RFC 768 (UDP), RFC 792 (ICMP), RFC 1624 (checksum adjustment) and
+RFC 6056 (ports by hash). It shares no code with the engine: only the list of verdicts and the topology, which says
+what exists. It is meant to be read, not to be fast: every rule is looked up where the rule says, and the next timer
+is the smallest of all timers.
 
 Readings chosen where the text leaves room; each is marked `Reading n` where it is used.
 
@@ -15,11 +16,31 @@ Readings chosen where the text leaves room; each is marked `Reading n` where it 
  5. A FIN that does not complete the closing lets the same packet still advance the handshake.
  6. "TTL one higher" of a captured reply holds under `decrement_ttl` only: else the backend sent the same TTL.
  7. A captured reply is delivered where it was captured; a provider's reply where its session was created.
- 8. `advance` before the first packet does nothing: time begins with the first packet.
+ 8. `advance` before the first packet does nothing: time begins with the first packet. A packet that waits has
+    arrived but is not received: the clock does not begin with it, the time of the fragments does.
  9. A NAT IP without pools (no rules or no backends) has capacity 0, and 100 % of it is available.
-10. Pools are listed by NAT IP, protocol (tcp before udp), backend; addresses in file order.
+10. Pools are listed by NAT IP, protocol (tcp, udp, icmp), backend; addresses in file order.
 11. Of the drops at the provider's side only `filtered` counts for an endpoint: no other knows a session.
 12. A captured reply between two endpoints belongs to the endpoint that sent it, other packets to the receiver.
+13. An ICMP fragment is no ICMP error, whatever its first byte says; nor is a message without a type.
+14. An echo's type and direction are looked at before its length: a short request from the provider is
+    `unsupported_protocol`, and so is one with another code, if the code is there.
+15. Between two endpoints an ICMP error is a captured reply when it quotes a packet of a live session of the sender,
+    whose service translates errors, whether its checksums are right or not.
+16. An error that quotes an echo quotes a request (type 8, code 0), or, to_service, a reply (type 0, code 0).
+17. Bytes of an error's quote that are beyond its message, by length or as captured, are not translated; a quoted
+    checksum of which one byte is there is left alone.
+18. A forwarded error is the session's last packet, since it counts for it.
+19. In closing and reset no SYN counts for the first handshake. A packet with FIN or RST is no part of a reopening,
+    whatever else it carries; one with SYN and ACK may complete it, as it may complete the first handshake.
+20. In reset a handshake is looked at before `until_data`: a packet that completes it makes the session established.
+21. With a leaving session's port a block may become free too: the endpoint then gets the lowest free block.
+22. Between two endpoints a first fragment goes by its own header if it is translated and sound, a later one as its
+    first one went; else both travel to_service.
+23. A fragment that contradicts its datagram condemns it even if it would have to wait when no more may wait.
+24. Of several datagrams that are forgotten at once, those that began earlier come first.
+25. The end of the input forgets every datagram.
+26. A fragment that may not wait, or whose datagram may not begin, begins none and covers nothing.
 """
 
 from __future__ import annotations
@@ -29,23 +50,35 @@ from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from ipaddress import IPv4Address
+from itertools import pairwise
 from typing import Any
 
-from dataplane.topology.model import PrivateEndpoint, PrivateLinkService, Topology, VirtualNetwork
+from dataplane.topology.model import LoadBalancingRule, PrivateEndpoint, PrivateLinkService, Topology, VirtualNetwork
 from dataplane.verdict import Verdict
 
 TO_SERVICE, TO_CONSUMER = "to_service", "to_consumer"
-TCP, UDP = 6, 17
-PROTOCOL_NAMES = {TCP: "tcp", UDP: "udp"}
+ICMP, TCP, UDP = 1, 6, 17
+PROTOCOL_NAMES = {TCP: "tcp", UDP: "udp", ICMP: "icmp"}
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
-HALF_OPEN, ESTABLISHED, CLOSING, RESET, UDP_FLOW = "half-open", "established", "closing", "reset", "udp"
+HALF_OPEN, ESTABLISHED, HALF_CLOSED = "half-open", "established", "half-closed"
+CLOSING, RESET = "closing", "reset"
+UDP_UNREPLIED, UDP_FLOW, ICMP_FLOW = "udp unreplied", "udp", "icmp"
+ECHO_REPLY, ECHO_REQUEST = 0, 8
+ICMP_ERRORS = (3, 4, 11, 12)  # unreachable, source quench, time exceeded, parameter problem
 
 ETHERNET, COOKED_1, COOKED_2, BSD_NULL, BSD_LOOP = 1, 113, 276, 0, 108
 RAW_IP, RAW_IPV4, RAW_IPV6 = (12, 14, 101), 228, 229
 ETHERTYPE_IPV4 = 0x0800
 ETHERTYPES_VLAN = (0x8100, 0x88A8, 0x9100)
 FAMILY_IPV4 = 2
-MINUTE = 60 * 10**9
+SECOND = 10**9
+MINUTE = 60 * SECOND
+FIRST_TIME, LAST_TIME = -(2**63) + MINUTE, 2**63 - 1 - MINUTE  # what a clock can say
+
+DATAGRAM_LIFE = 30 * SECOND
+MOST_DATAGRAMS = 1024
+MOST_WAITING = 1024
+LONGEST_PACKET = 65_535
 
 Socket = tuple[IPv4Address, int]
 
@@ -89,26 +122,66 @@ def looks_like_ipv6(packet: bytes) -> bool:
 
 @dataclass
 class Packet:
-    """An IPv4 packet whose header is sound, in its frame; its transport header if that is sound too."""
+    """An IPv4 packet whose header is sound, in its frame; of its payload what can be read.
+
+    A packet that an ICMP error quotes is one too: it ends where the quote does.
+    """
 
     frame: bytes
     start: int  # of the IPv4 header: the length of the link header
-    transport: int  # start of the TCP or UDP header
+    transport: int  # start of the TCP, UDP or ICMP header
+    end: int  # of those of its bytes that were captured
     length: int  # IPv4 total length
     ttl: int
     protocol: int
     source: IPv4Address
     destination: IPv4Address
-    is_fragment: bool
-    has_transport: bool = False  # below are valid only if this is true
+    identification: int
+    offset: int  # of a fragment, in bytes
+    more_fragments: bool
+    has_transport: bool = False  # ports, or an echo's identifier, are valid only if this is true
     source_port: int = 0
     destination_port: int = 0
     flags: int = 0  # of TCP
+    icmp_type: int | None = None
+    icmp_code: int | None = None
+    quote: Packet | None = None  # what an ICMP error quotes, if it is all there
+    icmp_checksum_wrong: bool = False  # of an error, or of the header that it quotes
+
+    @property
+    def payload(self) -> int:
+        """Bytes after the IPv4 header."""
+        return self.length - (self.transport - self.start)
+
+    @property
+    def is_fragment(self) -> bool:
+        """One of several, whichever."""
+        return self.more_fragments or self.offset > 0
+
+    @property
+    def is_later_fragment(self) -> bool:
+        """A fragment without a transport header."""
+        return self.offset > 0
+
+    @property
+    def is_malformed(self) -> bool:
+        """TCP and UDP: a fragment of impossible size, or a transport header that is broken or not all there."""
+        if self.is_fragment:
+            if self.payload == 0 or (self.more_fragments and self.payload % 8 != 0):
+                return True
+            if self.offset + self.length > LONGEST_PACKET:
+                return True
+        return not self.is_later_fragment and not self.has_transport
 
     @property
     def is_syn(self) -> bool:
         """A first TCP packet: SYN set; ACK, FIN and RST not."""
         return self.protocol == TCP and self.flags & (SYN | ACK | FIN | RST) == SYN
+
+    @property
+    def is_icmp_error(self) -> bool:
+        """Reading 13."""
+        return self.protocol == ICMP and self.icmp_type in ICMP_ERRORS
 
 
 def read_ipv4(frame: bytes, start: int, on_wire: int) -> Packet | None:
@@ -119,38 +192,105 @@ def read_ipv4(frame: bytes, start: int, on_wire: int) -> Packet | None:
     version, header = frame[start] >> 4, (frame[start] & 0x0F) * 4
     if version != 4 or header < 20 or header > captured:
         return None
-    total_length, _, fragment, ttl, protocol = struct.unpack_from("!HHHBB", frame, start + 2)
+    (total_length,) = struct.unpack_from("!H", frame, start + 2)
     length = total_length if total_length != 0 else on_wire  # 0: segmentation offload
     if length < header or length > on_wire:
         return None
-    packet = Packet(
-        frame, start, start + header, length, ttl, protocol,
-        source=IPv4Address(frame[start + 12 : start + 16]),
-        destination=IPv4Address(frame[start + 16 : start + 20]),
-        is_fragment=fragment & 0x3FFF != 0,  # more-fragments, or an offset
-    )  # fmt: skip
-    if not packet.is_fragment:
-        read_transport(packet, payload=length - header, captured=captured - header)
+    packet = read_header(frame, start, end=min(start + length, len(frame)), length=length)
+    if packet.protocol == ICMP and not packet.is_fragment:
+        read_icmp(packet)
+    elif packet.protocol in (TCP, UDP) and not packet.is_later_fragment:
+        read_ports(packet)
     return packet
 
 
-def read_transport(packet: Packet, payload: int, captured: int) -> None:
+def read_header(frame: bytes, start: int, end: int, length: int) -> Packet:
+    """The fields of an IPv4 header (RFC 791 §3.1)."""
+    identification, fragment, ttl, protocol = struct.unpack_from("!HHBB", frame, start + 4)
+    return Packet(
+        frame, start, start + (frame[start] & 0x0F) * 4, end, length, ttl, protocol,
+        source=IPv4Address(frame[start + 12 : start + 16]),
+        destination=IPv4Address(frame[start + 16 : start + 20]),
+        identification=identification,
+        offset=(fragment & 0x1FFF) * 8,
+        more_fragments=fragment & 0x2000 != 0,
+    )  # fmt: skip
+
+
+def read_ports(packet: Packet) -> None:
     """Fill in ports and flags unless the TCP or UDP header is broken (RFC 9293 §3.1, RFC 768)."""
-    needed = {TCP: 20, UDP: 8}.get(packet.protocol)
-    if needed is None or payload < needed or captured < needed:
-        return
+    needed = 20 if packet.protocol == TCP else 8
     frame, at = packet.frame, packet.transport
+    if packet.end - at < needed:
+        return
+    longest = packet.payload
     if packet.protocol == TCP:
         claimed = (frame[at + 12] >> 4) * 4  # data offset
         packet.flags = frame[at + 13]
     else:
-        (claimed,) = struct.unpack_from("!H", frame, at + 4)  # UDP length
-    if needed <= claimed <= payload:
+        (claimed,) = struct.unpack_from("!H", frame, at + 4)  # UDP length: of the whole datagram
+        if packet.more_fragments:
+            longest = LONGEST_PACKET
+    if needed <= claimed <= longest:
         packet.has_transport = True
         packet.source_port, packet.destination_port = struct.unpack_from("!HH", frame, at)
 
 
+def read_icmp(packet: Packet) -> None:
+    """Fill in type and code, an echo's identifier, and what an error quotes, as far as they are there (RFC 792)."""
+    message = packet.frame[packet.transport : packet.end]
+    packet.icmp_type = message[0] if len(message) > 0 else None
+    packet.icmp_code = message[1] if len(message) > 1 else None
+    if packet.icmp_type in (ECHO_REQUEST, ECHO_REPLY) and len(message) >= 8:
+        read_identifier(packet)
+    if packet.icmp_type in ICMP_ERRORS:
+        packet.quote = read_quote(packet.frame, packet.transport + 8, packet.end)
+        if packet.quote is not None:
+            header = packet.frame[packet.quote.start : packet.quote.transport]
+            is_whole = len(message) == packet.payload
+            wrong = is_whole and ones_complement_sum(words_of(message)) != 0xFFFF
+            packet.icmp_checksum_wrong = wrong or ones_complement_sum(words_of(header)) != 0xFFFF
+
+
+def read_identifier(packet: Packet) -> None:
+    """An echo's identifier is the port of the side that asks; the other side has port 0."""
+    packet.has_transport = True
+    (identifier,) = struct.unpack_from("!H", packet.frame, packet.transport + 4)
+    if packet.icmp_type == ECHO_REQUEST:
+        packet.source_port, packet.destination_port = identifier, 0
+    else:
+        packet.source_port, packet.destination_port = 0, identifier
+
+
+def read_quote(frame: bytes, start: int, end: int) -> Packet | None:
+    """The packet that an ICMP error quotes, None unless its header and eight bytes after it are there.
+
+    Its ports are known if it is TCP, UDP or an echo message, and not a later fragment.
+    """
+    if end - start < 20:
+        return None
+    version, header = frame[start] >> 4, (frame[start] & 0x0F) * 4
+    if version != 4 or header < 20 or end - start < header + 8:
+        return None
+    quote = read_header(frame, start, end, length=end - start)
+    if quote.is_later_fragment:
+        return quote
+    if quote.protocol in (TCP, UDP):
+        quote.has_transport = True
+        quote.source_port, quote.destination_port = struct.unpack_from("!HH", frame, quote.transport)
+    elif quote.protocol == ICMP:
+        quote.icmp_type, quote.icmp_code = frame[quote.transport], frame[quote.transport + 1]
+        if quote.icmp_type in (ECHO_REQUEST, ECHO_REPLY) and quote.icmp_code == 0:
+            read_identifier(quote)
+    return quote
+
+
 # --- Checksums and translation ------------------------------------------------------------------------------
+
+
+def words_of(data: bytes) -> list[int]:
+    """16-bit words; an odd byte at the end is the upper half of one."""
+    return list(struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
 
 
 def ones_complement_sum(words: list[int]) -> int:
@@ -170,36 +310,58 @@ def adjust_checksum(checksum: int, old: list[int], new: list[int]) -> int:
 def translate(packet: Packet, source: Socket, destination: Socket, ttl: int) -> bytes:
     """The frame with other addresses, ports and TTL, and checksums adjusted: what was wrong stays wrong."""
     frame = bytearray(packet.frame)
-    at, transport = packet.start, packet.transport
-    old_addresses = list(struct.unpack_from("!4H", frame, at + 12))
-    old_ports = list(struct.unpack_from("!2H", frame, transport))
-    old_ttl_word = packet.ttl << 8 | packet.protocol
+    rewrite(frame, packet, source, destination, ttl)
+    quote = packet.quote
+    if quote is not None:
+        # The quoted packet went the other way: what is the error's source here was its destination.
+        before = words_of(frame[quote.start : quote.end])
+        rewrite(frame, quote, destination, source, quote.ttl)
+        after = words_of(frame[quote.start : quote.end])
+        adjust_at(frame, packet.transport + 2, before, after)
+    return bytes(frame)
 
-    new_ports = [source[1], destination[1]]
+
+def rewrite(frame: bytearray, packet: Packet, source: Socket, destination: Socket, ttl: int) -> None:
+    """Other addresses, TTL and ports (or identifier) in the headers of one packet, quoted or not."""
+    at, transport = packet.start, packet.transport
+    old_addresses = words_of(frame[at + 12 : at + 20])
     frame[at + 8] = ttl
     frame[at + 12 : at + 20] = source[0].packed + destination[0].packed
+    new_addresses = words_of(frame[at + 12 : at + 20])
+    old_ttl_word, new_ttl_word = packet.ttl << 8 | packet.protocol, ttl << 8 | packet.protocol
+    adjust_at(frame, at + 10, [*old_addresses, old_ttl_word], [*new_addresses, new_ttl_word])
+
+    if not packet.has_transport:
+        return
+    if packet.protocol == ICMP:
+        old = words_of(frame[transport + 4 : transport + 6])
+        new = [source[1] if packet.icmp_type == ECHO_REQUEST else destination[1]]
+        struct.pack_into("!H", frame, transport + 4, *new)
+        adjust_at(frame, transport + 2, old, new)
+        return
+    old_ports = words_of(frame[transport : transport + 4])
+    new_ports = [source[1], destination[1]]
     struct.pack_into("!2H", frame, transport, *new_ports)
-    new_addresses = list(struct.unpack_from("!4H", frame, at + 12))
-    new_ttl_word = ttl << 8 | packet.protocol
-
-    (checksum,) = struct.unpack_from("!H", frame, at + 10)
-    checksum = adjust_checksum(checksum, [*old_addresses, old_ttl_word], [*new_addresses, new_ttl_word])
-    struct.pack_into("!H", frame, at + 10, checksum)
-
     checksum_at = transport + (16 if packet.protocol == TCP else 6)
-    (checksum,) = struct.unpack_from("!H", frame, checksum_at)
-    if packet.protocol == UDP and checksum == 0:
-        return bytes(frame)  # no checksum: none after either
-    checksum = adjust_checksum(checksum, old_addresses + old_ports, new_addresses + new_ports)
-    if packet.protocol == UDP and checksum == 0:
-        checksum = 0xFFFF
-    struct.pack_into("!H", frame, checksum_at, checksum)
-    return bytes(frame)
+    if checksum_at + 2 > packet.end:
+        return  # Reading 17
+    if packet.protocol == UDP and frame[checksum_at : checksum_at + 2] == b"\0\0":
+        return  # no checksum: none after either
+    adjust_at(frame, checksum_at, old_addresses + old_ports, new_addresses + new_ports)
+    if packet.protocol == UDP and frame[checksum_at : checksum_at + 2] == b"\0\0":
+        frame[checksum_at : checksum_at + 2] = b"\xff\xff"
+
+
+def adjust_at(frame: bytearray, at: int, old: list[int], new: list[int]) -> None:
+    """Adjust the checksum that stands there."""
+    (checksum,) = struct.unpack_from("!H", frame, at)
+    struct.pack_into("!H", frame, at, adjust_checksum(checksum, old, new))
 
 
 # --- Hashing ------------------------------------------------------------------------------------------------
 
 MODULO = 2**64
+GOLDEN = 0x9E3779B97F4A7C15
 
 
 def mix(x: int) -> int:
@@ -237,8 +399,22 @@ def balancer_hash(distribution: str, endpoint_key: int, packet: Packet) -> int:
 
 
 @dataclass
+class Wish:
+    """What a new session brings along when it asks for a port."""
+
+    endpoint: str
+    endpoint_key: int
+    consumer: Socket
+    backend_port: int
+
+
+@dataclass
 class Pool:
-    """The ports of one NAT IP for one protocol toward one backend of a service."""
+    """The ports of one NAT IP for one protocol toward one backend of a service.
+
+    `back` is, in all methods, the port of a session that leaves in favour of the new one, if it is given back at
+    once: it counts as free already, at the end of the array.
+    """
 
     service: PrivateLinkService
     nat_ip: IPv4Address
@@ -250,6 +426,7 @@ class Pool:
     held: dict[int, Session] = field(default_factory=dict)  # port: the session that had it
     draws: int = 0
     last_given: int | None = None
+    counters: Counter[int] = field(default_factory=Counter)  # of hash (bucket 0) and hash_buckets
     minimum_free: int = 0
     failures: int = 0
 
@@ -258,27 +435,130 @@ class Pool:
         """Ports of the range."""
         return self.service.nat.nat_ports.size
 
+    @property
+    def first_port(self) -> int:
+        """The port with offset 0."""
+        return self.service.nat.nat_ports.first
+
+    def is_free(self, port: int, back: int | None = None) -> bool:
+        """Whether a port may be given."""
+        if port not in self.service.nat.nat_ports:
+            return False
+        return port == back or (port not in self.in_use and port not in self.held)
+
     def ports_of(self, endpoint: str) -> int:
         """In-use and held ports of one endpoint."""
         owners = [*self.in_use.values(), *self.held.values()]
         return sum(session.endpoint == endpoint for session in owners)
 
-    def take_port(self) -> int:
-        """Take a free port, as `port_allocation` says."""
-        if self.service.nat.port_allocation == "random":
-            self.draws += 1
-            x = mix((self.key + self.draws * 0x9E3779B97F4A7C15) % MODULO)
-            index = pick(x, len(self.free))
-            port = self.free[index]
-            self.free[index] = self.free[-1]
-            self.free.pop()
-        else:  # sequential
-            after = [port for port in self.free if self.last_given is not None and port > self.last_given]
-            port = min(after or self.free)
-            self.free.remove(port)
+    def take(self, port: int) -> None:
+        """The port leaves the array: the array's last free port moves into its place."""
+        index = self.free.index(port)
+        self.free[index] = self.free[-1]
+        self.free.pop()
         self.last_given = port
         self.minimum_free = min(self.minimum_free, len(self.free))
-        return port
+
+    # --- which port: each method finds one and takes none -------------------------------------------------------
+
+    def find(self, wish: Wish, back: int | None) -> int | None:
+        """A free port as `port_allocation` says, None if none is found though there is one."""
+        nat = self.service.nat
+        if nat.port_allocation == "sequential":
+            return self.next_in_order(back)
+        if nat.port_allocation in ("hash", "hash_buckets"):
+            return self.hashed(wish, back)
+        if nat.port_allocation == "block":
+            return self.in_a_block(wish.endpoint, back)
+        if nat.port_allocation == "preserve" and self.is_free(wish.consumer[1], back):
+            return wish.consumer[1]
+        return self.probed(back) if nat.probe_runs else self.drawn(back)
+
+    def draw(self) -> int:
+        """The next random number."""
+        self.draws += 1
+        return mix((self.key + self.draws * GOLDEN) % MODULO)
+
+    def drawn(self, back: int | None) -> int:
+        """`random`, exact."""
+        free = self.free if back is None else [*self.free, back]
+        return free[pick(self.draw(), len(free))]
+
+    def probed(self, back: int | None) -> int | None:
+        """`random` with `probes`: runs of adjacent ports, each from a random one on."""
+        n = self.capacity
+        for run in self.service.nat.probe_runs:
+            start = pick(self.draw(), n)
+            for j in range(min(run, n)):
+                port = self.first_port + (start + j) % n
+                if self.is_free(port, back):
+                    return port
+        return None
+
+    def next_in_order(self, back: int | None) -> int:
+        """`sequential`: the lowest after the last one given, else the lowest."""
+        free = self.free if back is None else [*self.free, back]
+        after = [port for port in free if self.last_given is not None and port > self.last_given]
+        return min(after or free)
+
+    def hashed(self, wish: Wish, back: int | None) -> int | None:
+        """`hash` and `hash_buckets`: RFC 6056 §3.3.3 and §3.3.4."""
+        nat, n = self.service.nat, self.capacity
+        f = mix(mix((int(wish.consumer[0]) << 32 | wish.backend_port) ^ wish.endpoint_key) ^ self.key)
+        bucket = 0
+        if nat.port_allocation == "hash_buckets":
+            bucket = pick(mix((f + GOLDEN) % MODULO), 64)
+        steps = sum(nat.probe_runs) if nat.probe_runs else n
+        for _ in range(steps):
+            port = self.first_port + (pick(f, n) + self.counters[bucket]) % n
+            self.counters[bucket] += 1
+            if self.is_free(port, back):
+                return port
+        return None
+
+    # --- blocks -------------------------------------------------------------------------------------------------
+
+    def block_of(self, port: int) -> int:
+        """The number of the block in which a port lies."""
+        return (port - self.first_port) // self.service.nat.block_size
+
+    def blocks(self, back: int | None = None) -> dict[int, str]:
+        """The endpoint of every block that is not free: whose ports are in use or held in it."""
+        taken = {**self.in_use, **self.held}
+        return {self.block_of(port): session.endpoint for port, session in taken.items() if port != back}
+
+    def ports_of_block(self, block: int) -> range:
+        """The ports of a block; the last one may be shorter."""
+        size = self.service.nat.block_size
+        first = self.first_port + block * size
+        return range(first, min(first + size, self.first_port + self.capacity))
+
+    def in_own_block(self, endpoint: str, back: int | None) -> int | None:
+        """The lowest free port in the lowest of the endpoint's own blocks that has one."""
+        own = sorted(block for block, owner in self.blocks(back).items() if owner == endpoint)
+        ports = [port for block in own for port in self.ports_of_block(block) if self.is_free(port, back)]
+        return ports[0] if ports else None
+
+    def in_a_block(self, endpoint: str, back: int | None) -> int | None:
+        """`block`: in an own block, else the first port of the lowest free one."""
+        port = self.in_own_block(endpoint, back)
+        if port is not None:
+            return port
+        taken = self.blocks(back)
+        how_many = self.block_of(self.first_port + self.capacity - 1) + 1
+        free_blocks = [block for block in range(how_many) if block not in taken]
+        return self.ports_of_block(free_blocks[0])[0] if free_blocks else None
+
+    def is_capped(self, endpoint: str, back: int | None) -> bool:
+        """The endpoint may have no more ports here, or needs another block and may have no more of these."""
+        nat = self.service.nat
+        owned = self.ports_of(endpoint) - (back is not None)  # the leaving session is of this endpoint
+        if nat.ports_per_endpoint is not None and owned >= nat.ports_per_endpoint:
+            return True
+        if nat.port_allocation != "block" or nat.blocks_per_endpoint is None:
+            return False
+        blocks = list(self.blocks(back).values()).count(endpoint)  # Reading 21
+        return self.in_own_block(endpoint, back) is None and blocks >= nat.blocks_per_endpoint
 
 
 @dataclass
@@ -288,18 +568,22 @@ class Session:
     id: int  # number of the received packet that created it
     endpoint: str
     protocol: str
-    consumer: Socket
+    consumer: Socket  # of icmp: address and identifier
     endpoint_side: Socket
     nat: Socket
     backend: Socket
     consumer_network: str  # where it was created
     pool: Pool
+    idle_timeout: int | None  # of its load-balancing rule
     state: str
     first_packet_ns: int
     last_packet_ns: int  # the clock at the packet, like all times here
     refreshed_ns: int
+    was_established: bool = False
     syn_seen: set[str] = field(default_factory=set)  # directions
     fin_seen: set[str] = field(default_factory=set)
+    reopening: set[str] = field(default_factory=set)  # SYN seen in closing or reset, since the last FIN or RST
+    acknowledged: dict[str, int] = field(default_factory=dict)  # by direction: the last number that travelled there
     packets: Counter[str] = field(default_factory=Counter)  # by direction
     bytes: Counter[str] = field(default_factory=Counter)
     ended: str | None = None  # closed, reset or idle; None while it lives
@@ -314,18 +598,40 @@ class Session:
     def timeout(self) -> int:
         """Nanoseconds that the session lives after its last refresh."""
         timeouts = self.pool.service.nat.timeouts
-        return {
+        half_closed, unreplied = timeouts.tcp_half_closed, timeouts.udp_unreplied
+        longest = {
             HALF_OPEN: timeouts.tcp_half_open,
             ESTABLISHED: timeouts.tcp_established,
+            HALF_CLOSED: timeouts.tcp_established if half_closed is None else half_closed,
             CLOSING: timeouts.tcp_closing,
             RESET: timeouts.tcp_reset,
+            UDP_UNREPLIED: timeouts.udp if unreplied is None else unreplied,
             UDP_FLOW: timeouts.udp,
+            ICMP_FLOW: timeouts.icmp,
         }[self.state]
+        if self.idle_timeout is not None and self.state in (ESTABLISHED, HALF_CLOSED, UDP_UNREPLIED, UDP_FLOW):
+            return min(longest, self.idle_timeout)
+        return longest
 
     @property
     def deadline_ns(self) -> int:
         """The moment at which it ends."""
         return self.refreshed_ns + self.timeout
+
+
+@dataclass
+class Way:
+    """How a packet goes: to an endpoint, from the provider's side, or as a captured reply from an endpoint."""
+
+    service: PrivateLinkService
+    endpoint: PrivateEndpoint | None  # None: from the provider
+    direction: str
+    translates_fragments: bool
+
+    @property
+    def is_captured(self) -> bool:
+        """The consumer saw it: it has been translated already."""
+        return self.endpoint is not None and self.direction == TO_CONSUMER
 
 
 @dataclass
@@ -341,6 +647,74 @@ class Outcome:
     delivered_at: str | None = None
     delivered: bytes | None = None
     nat: tuple[str, int] | None = None
+    clock_ns: int = 0  # when it was received
+
+
+@dataclass
+class Reset:
+    """An RST that an idle time-out sent, as an IPv4 packet."""
+
+    at: str
+    time_ns: int
+    session: int
+    received: int  # packets received before it
+    packet: bytes
+
+
+@dataclass
+class Entry:
+    """A packet as it arrives."""
+
+    number: int  # among all that arrived
+    frame: bytes
+    at: str
+    time_ns: int
+    original_length: int
+    link_type: int
+    mark: Any  # the caller's
+
+
+@dataclass
+class Datagram:
+    """What is known of the fragments of one packet."""
+
+    began_ns: int
+    covered: list[tuple[int, int]] = field(default_factory=list)  # first byte, byte after the last
+    end: int | None = None  # known when the last fragment has arrived
+    has_first: bool = False
+    first: Outcome | None = None  # what became of the first fragment
+    is_condemned: bool = False  # its fragments overlap, or contradict each other
+    waiting: list[Entry] = field(default_factory=list)
+
+    def contradicts(self, packet: Packet) -> bool:
+        """It overlaps with an earlier fragment, ends beyond the end, or is the end while another ended beyond it."""
+        start, end = packet.offset, packet.offset + packet.payload
+        if any(start < other_end and other_start < end for other_start, other_end in self.covered):
+            return True
+        if self.end is not None and end > self.end:
+            return True
+        return not packet.more_fragments and any(other_end > end for _, other_end in self.covered)
+
+    def add(self, packet: Packet) -> None:
+        """One more fragment, which contradicts none."""
+        self.covered.append((packet.offset, packet.offset + packet.payload))
+        if not packet.more_fragments:
+            self.end = packet.offset + packet.payload
+        if packet.offset == 0:
+            self.has_first = True
+
+    @property
+    def is_complete(self) -> bool:
+        """All of it has arrived."""
+        return sum(end - start for start, end in self.covered) == self.end
+
+
+@dataclass
+class Part:
+    """What the arrival of a fragment has decided about it."""
+
+    datagram: Datagram | None  # None: it has no part in any
+    verdict: Verdict | None = None  # fragment_unresolved or fragment_overlap; None: it is judged by its session
 
 
 @dataclass
@@ -366,6 +740,7 @@ class ReferenceSimulator:
         self.services = {service.name: service for service in topology.private_link_services}
         self.clock_ns: int | None = None  # None: no packet yet
         self.first_packet_ns = 0
+        self.arrived = 0  # packets so far, with those that wait
         self.received = 0  # packets so far; the number of the latest one
         self.times_before_clock = 0
         self.times_unusable = 0
@@ -374,6 +749,7 @@ class ReferenceSimulator:
         self.ended_sessions: list[Session] = []  # in order of their end
         self.by_consumer: dict[tuple[str, str, IPv4Address, int, int], Session] = {}
         self.releases: list[tuple[int, Session]] = []  # held ports: when they become free
+        self.resets: list[Reset] = []
         self.pools = {
             (service.name, nat_ip, protocol, backend): self._new_pool(service, nat_ip, protocol, backend)
             for service in topology.private_link_services
@@ -383,10 +759,14 @@ class ReferenceSimulator:
         }
         self.cursors: Counter[tuple[str, IPv4Address]] = Counter()  # of round_robin, by service and backend
 
+        self.stage_ns: int | None = None  # the largest time of all that has arrived: when datagrams are forgotten
+        self.datagrams: dict[tuple[str, IPv4Address, IPv4Address, int, int], Datagram] = {}  # as they began
+
         self.packets: Counter[Verdict] = Counter()
         self.bytes: Counter[Verdict] = Counter()
         self.endpoints = {endpoint.name: EndpointCounters() for endpoint in topology.private_endpoints}
         self.first_exhaustion: dict[str, Any] | None = None
+        self.failures: list[tuple[str, IPv4Address, int]] = []  # of allocations: service, NAT IP, moment
 
     def _new_pool(self, service: PrivateLinkService, nat_ip: IPv4Address, protocol: str, backend: IPv4Address) -> Pool:
         ports = service.nat.nat_ports
@@ -394,7 +774,55 @@ class ReferenceSimulator:
         free = list(range(ports.first, ports.last + 1))
         return Pool(service, nat_ip, protocol, backend, key, free, minimum_free=len(free))
 
-    # --- one packet -----------------------------------------------------------------------------------------
+    # --- arrival: fragments wait for the first of their datagram ----------------------------------------------
+
+    def arrive(
+        self,
+        frame: bytes,
+        *,
+        at: str,
+        time_ns: int,
+        original_length: int | None = None,
+        link_type: int = ETHERNET,
+        mark: Any = None,
+    ) -> list[tuple[Any, Outcome]]:
+        """A packet arrives at the network `at`: the packets that are received because of it, in order, with marks.
+
+        `original_length` is that on the wire, if the capture cut it. Nothing is received if the packet waits.
+        """
+        self.arrived += 1
+        original = len(frame) if original_length is None else original_length
+        entry = Entry(self.arrived, bytes(frame), at, time_ns, original, link_type, mark)
+        self.stage_ns = usable(time_ns, self.stage_ns)
+        fragment = self._tracked_fragment(entry)
+        if fragment is None:
+            return [self._receive(entry)]
+
+        let_go = self._let_go(self._forget(), Verdict.FRAGMENT_UNRESOLVED)
+        key = (at, fragment.source, fragment.destination, fragment.protocol, fragment.identification)
+        datagram = self.datagrams.get(key)
+        if datagram is not None and not datagram.is_condemned:
+            datagram.is_condemned = datagram.contradicts(fragment)  # Reading 23
+        if datagram is not None and datagram.is_condemned:
+            part = Part(datagram, Verdict.FRAGMENT_OVERLAP)
+            return [*let_go, self._receive(entry, part), *self._let_go([datagram], Verdict.FRAGMENT_OVERLAP)]
+
+        must_wait = fragment.is_later_fragment and (datagram is None or not datagram.has_first)
+        one_too_many = datagram is None and len(self.datagrams) == MOST_DATAGRAMS
+        if one_too_many or (must_wait and len(self._waiting()) == MOST_WAITING):  # Reading 26
+            return [*let_go, self._receive(entry, Part(None, Verdict.FRAGMENT_UNRESOLVED))]
+        if datagram is None:
+            datagram = self.datagrams[key] = Datagram(self.stage_ns)
+        datagram.add(fragment)
+        if datagram.is_complete:
+            del self.datagrams[key]
+        if must_wait:
+            datagram.waiting.append(entry)
+            return let_go
+        received = self._receive(entry, Part(datagram))
+        if not fragment.is_later_fragment:
+            datagram.first = received[1]
+        return [*let_go, received, *self._let_go([datagram], None)]
 
     def receive(
         self,
@@ -405,54 +833,88 @@ class ReferenceSimulator:
         original_length: int | None = None,
         link_type: int = ETHERNET,
     ) -> Outcome:
-        """One packet enters at the network `at`; `original_length` is that on the wire, if the capture cut it."""
-        self.received += 1
-        self._set_clock(time_ns)
-        self._pass_time()
-        original = len(frame) if original_length is None else original_length
-        outcome = self._judge(bytes(frame), self.networks[at], original, link_type)
-        self._count(outcome)
-        return outcome
+        """A packet arrives: what becomes of it alone."""
+        this = object()
+        received = self.arrive(
+            frame, at=at, time_ns=time_ns, original_length=original_length, link_type=link_type, mark=this
+        )
+        return next((outcome for mark, outcome in received if mark is this), Outcome(Verdict.FRAGMENT_HELD, 0))
 
-    def _judge(self, frame: bytes, point: VirtualNetwork, original: int, link_type: int) -> Outcome:
+    def finish(self) -> list[tuple[Any, Outcome]]:
+        """The input ends: what still waits is received."""
+        datagrams = list(self.datagrams.values())
+        self.datagrams.clear()  # Reading 25
+        return self._let_go(datagrams, Verdict.FRAGMENT_UNRESOLVED)
+
+    def _tracked_fragment(self, entry: Entry) -> Packet | None:
+        """The packet of an entry if it is a fragment that its datagram knows of: translated, and not malformed."""
+        point = self.networks[entry.at]
+        start, is_ipv4 = read_link_header(entry.frame, entry.link_type)
+        packet = read_ipv4(entry.frame, start, max(0, entry.original_length - start)) if is_ipv4 else None
+        if packet is None or not packet.is_fragment or packet.protocol not in (TCP, UDP) or packet.is_malformed:
+            return None
+        way = self._way_of(packet, point, None)
+        return packet if way is not None and way.translates_fragments else None
+
+    def _waiting(self) -> list[Entry]:
+        """What has arrived but is not received."""
+        return [entry for datagram in self.datagrams.values() for entry in datagram.waiting]
+
+    def _forget(self) -> list[Datagram]:
+        """Take out the datagrams whose time is over."""
+        over = [key for key, one in self.datagrams.items() if one.began_ns + DATAGRAM_LIFE <= self.stage_ns]
+        return [self.datagrams.pop(key) for key in over]
+
+    def _let_go(self, datagrams: list[Datagram], verdict: Verdict | None) -> list[tuple[Any, Outcome]]:
+        """Receive what waits in these: datagram by datagram as they began, each in the order of arrival."""
+        waiting = [(datagram, entry) for datagram in datagrams for entry in datagram.waiting]
+        for datagram in datagrams:
+            datagram.waiting = []
+        return [self._receive(entry, Part(datagram, verdict), has_waited=True) for datagram, entry in waiting]
+
+    # --- one packet -----------------------------------------------------------------------------------------
+
+    def _receive(self, entry: Entry, part: Part | None = None, has_waited: bool = False) -> tuple[Any, Outcome]:
+        """One packet enters; `part`: of a fragment that takes part in a datagram."""
+        self._set_clock(entry.time_ns, has_waited)
+        self._pass_time()
+        self.received += 1
+        outcome = self._judge(entry, part)
+        outcome.clock_ns = self.clock_ns
+        self._count(outcome)
+        return entry.mark, outcome
+
+    def _judge(self, entry: Entry, part: Part | None) -> Outcome:
         """Steps 1 to 4 of the table of verdicts; the first that holds."""
-        start, is_ipv4 = read_link_header(frame, link_type)
-        on_wire = max(0, original - start)
+        start, is_ipv4 = read_link_header(entry.frame, entry.link_type)
+        on_wire = max(0, entry.original_length - start)
         if not is_ipv4:
             return Outcome(Verdict.BYPASSED, bytes=on_wire)
-        packet = read_ipv4(frame, start, on_wire)
+        packet = read_ipv4(entry.frame, start, on_wire)
         if packet is None:
             return Outcome(Verdict.MALFORMED, bytes=on_wire)
+        point = self.networks[entry.at]
+        way = self._way_of(packet, point, part)
+        if way is None:
+            return Outcome(Verdict.BYPASSED, bytes=packet.length)
+        fault = self._fault(packet, way, part)
+        if fault is not None:
+            return dropped(fault, packet, way, on_wire)
+        if packet.is_icmp_error:
+            return self._icmp_error(packet, way, point)
+        if packet.is_later_fragment:
+            return self._later_fragment(packet, way, point, part.datagram)
+        if way.endpoint is None:
+            return self._from_provider(packet, way, point)
+        if way.is_captured:
+            return self._captured_reply(packet, way, point)
+        return self._to_service(packet, way, point)
 
+    def _way_of(self, packet: Packet, point: VirtualNetwork, part: Part | None) -> Way | None:
+        """Step 1: from the provider, or to or from a visible endpoint; None: neither."""
         service = self._service_answering(packet, point)
         if service is not None:
-            fault = self._transport_fault(packet, self._ttl_expired(service, packet, least=2))
-            if fault is not None:
-                return dropped(fault, packet, on_wire, TO_CONSUMER)
-            return self._from_provider(packet, service)
-
-        endpoint, is_reply = self._endpoint_of(packet, point)
-        if endpoint is None:
-            return Outcome(Verdict.BYPASSED, bytes=packet.length)
-        direction = TO_CONSUMER if is_reply else TO_SERVICE
-        expired = self._ttl_expired(self.services[endpoint.target], packet, least=1 if is_reply else 2)
-        fault = self._transport_fault(packet, expired)
-        if fault is not None:
-            return dropped(fault, packet, on_wire, direction, endpoint.name)
-        if is_reply:
-            return self._captured_reply(packet, endpoint, point)
-        return self._to_service(packet, endpoint, point)
-
-    def _service_answering(self, packet: Packet, point: VirtualNetwork) -> PrivateLinkService | None:
-        """The service of which a backend sends this packet to a NAT IP, at the provider's network."""
-        for service in self.topology.private_link_services:
-            is_nat_ip = service.virtual_network == point.name and packet.destination in service.nat_ips
-            if is_nat_ip and packet.source in service.load_balancer.backend_pool:
-                return service
-        return None
-
-    def _endpoint_of(self, packet: Packet, point: VirtualNetwork) -> tuple[PrivateEndpoint | None, bool]:
-        """The visible endpoint that the packet is to or from, and whether it is a captured reply."""
+            return Way(service, None, TO_CONSUMER, service.nat.fragments == "translate")
         visible = {
             endpoint.ip: endpoint
             for endpoint in self.topology.private_endpoints
@@ -460,24 +922,55 @@ class ReferenceSimulator:
             or point.name in self.networks[endpoint.virtual_network].peered_with
         }
         sender, receiver = visible.get(packet.source), visible.get(packet.destination)
-        if sender is not None and (receiver is None or self._session_of_reply(packet, sender) is not None):
-            return sender, True  # Reading 12
-        return receiver, False
+        concerned = [self.services[endpoint.target] for endpoint in (sender, receiver) if endpoint is not None]
+        if not concerned:
+            return None
+        translates = all(service.nat.fragments == "translate" for service in concerned)
+        is_reply = receiver is None
+        if sender is not None and receiver is not None:  # Reading 12
+            is_reply = self._is_reply_between_endpoints(packet, sender, translates, part)
+        endpoint = sender if is_reply else receiver
+        return Way(self.services[endpoint.target], endpoint, TO_CONSUMER if is_reply else TO_SERVICE, translates)
 
-    def _ttl_expired(self, service: PrivateLinkService, packet: Packet, least: int) -> bool:
-        return service.nat.decrement_ttl and packet.ttl < least
-
-    def _transport_fault(self, packet: Packet, ttl_expired: bool) -> Verdict | None:
-        """Step 2."""
-        if ttl_expired:
-            return Verdict.TTL_EXPIRED
-        if packet.protocol not in PROTOCOL_NAMES:
-            return Verdict.UNSUPPORTED_PROTOCOL
-        if packet.is_fragment:
-            return Verdict.FRAGMENT_UNRESOLVED
-        if not packet.has_transport:
-            return Verdict.MALFORMED
+    def _service_answering(self, packet: Packet, point: VirtualNetwork) -> PrivateLinkService | None:
+        """The service at whose NAT IP this packet arrives, from one of its backends or as a translated ICMP error."""
+        for service in self.topology.private_link_services:
+            if service.virtual_network == point.name and packet.destination in service.nat_ips:
+                is_error = packet.is_icmp_error and service.nat.icmp != "none"
+                if is_error or packet.source in service.load_balancer.backend_pool:
+                    return service
         return None
+
+    def _is_reply_between_endpoints(
+        self, packet: Packet, sender: PrivateEndpoint, translates_fragments: bool, part: Part | None
+    ) -> bool:
+        """Both addresses are endpoints: whether a live session of that reply exists."""
+        service = self.services[sender.target]
+        if packet.is_icmp_error:  # Reading 15
+            if packet.quote is None or service.nat.icmp == "none":
+                return False
+            return self._session_of_error(packet, Way(service, sender, TO_CONSUMER, False)) is not None
+        if packet.is_fragment and (not translates_fragments or packet.is_malformed):  # Reading 22
+            return False
+        if packet.is_later_fragment:
+            first = part.datagram.first if part is not None and part.datagram is not None else None
+            return first is not None and first.verdict == Verdict.FORWARDED and first.direction == TO_CONSUMER
+        return self._session_of_reply(packet, sender) is not None
+
+    def _fault(self, packet: Packet, way: Way, part: Part | None) -> Verdict | None:
+        """Step 2."""
+        nat = way.service.nat
+        if nat.decrement_ttl and packet.ttl < (1 if way.is_captured else 2):
+            return Verdict.TTL_EXPIRED
+        if packet.protocol == ICMP:
+            return icmp_fault(packet, nat.icmp, way.direction)
+        if packet.protocol not in (TCP, UDP):
+            return Verdict.UNSUPPORTED_PROTOCOL
+        if packet.is_fragment and not way.translates_fragments:
+            return Verdict.FRAGMENT_UNRESOLVED
+        if packet.is_malformed:
+            return Verdict.MALFORMED
+        return part.verdict if part is not None else None
 
     def _count(self, outcome: Outcome) -> None:
         self.packets[outcome.verdict] += 1
@@ -495,53 +988,88 @@ class ReferenceSimulator:
 
     def _session_of_reply(self, packet: Packet, sender: PrivateEndpoint) -> Session | None:
         """The live session whose reply a consumer saw, if the transport header can be read."""
-        if not packet.has_transport:
+        if not packet.has_transport or packet.icmp_type == ECHO_REQUEST:
+            return None
+        if packet.icmp_code not in (0, None):
             return None
         protocol = PROTOCOL_NAMES[packet.protocol]
         key = (sender.name, protocol, packet.destination, packet.destination_port, packet.source_port)
         return self.by_consumer.get(key)
 
-    def _captured_reply(self, packet: Packet, endpoint: PrivateEndpoint, point: VirtualNetwork) -> Outcome:
-        """A reply as the consumer saw it: reconstruct what the backend must have sent."""
-        session = self._session_of_reply(packet, endpoint)
+    def _captured_reply(self, packet: Packet, way: Way, point: VirtualNetwork) -> Outcome:
+        """A reply as the consumer saw it."""
+        session = self._session_of_reply(packet, way.endpoint)
         if session is None:
-            return Outcome(Verdict.NO_SESSION, packet.length, TO_CONSUMER, endpoint.name)
+            return refused(Verdict.NO_SESSION, packet, way)
         self._apply(session, packet, TO_CONSUMER)
-        ttl = packet.ttl
-        if session.pool.service.nat.decrement_ttl:  # Reading 6
-            ttl = min(packet.ttl + 1, 255)
-        sent = translate(packet, session.backend, session.nat, ttl)
-        return forwarded(session, packet, TO_CONSUMER, sent, point.name, packet.frame)  # Reading 7
+        return forwarded(session, packet, way, point)
 
-    def _from_provider(self, packet: Packet, service: PrivateLinkService) -> Outcome:
+    def _from_provider(self, packet: Packet, way: Way, point: VirtualNetwork) -> Outcome:
         """A backend answers to a NAT IP."""
         protocol = PROTOCOL_NAMES[packet.protocol]
-        pool = self.pools.get((service.name, packet.destination, protocol, packet.source))
+        pool = self.pools.get((way.service.name, packet.destination, protocol, packet.source))
         session = pool.in_use.get(packet.destination_port) if pool is not None else None
         if session is None:
-            return Outcome(Verdict.NO_SESSION, packet.length, TO_CONSUMER)
+            return refused(Verdict.NO_SESSION, packet, way)
         if packet.source_port != session.backend[1]:
             return Outcome(Verdict.FILTERED, packet.length, TO_CONSUMER, session.endpoint)
         self._apply(session, packet, TO_CONSUMER)
-        ttl = packet.ttl - 1 if service.nat.decrement_ttl else packet.ttl
-        arrived = translate(packet, session.endpoint_side, session.consumer, ttl)
-        return forwarded(session, packet, TO_CONSUMER, arrived, session.consumer_network, arrived)
+        return forwarded(session, packet, way, point)
 
-    def _to_service(self, packet: Packet, endpoint: PrivateEndpoint, point: VirtualNetwork) -> Outcome:
+    def _to_service(self, packet: Packet, way: Way, point: VirtualNetwork) -> Outcome:
         """A consumer's packet to an endpoint: of a live session, or the first of a new one."""
         protocol = PROTOCOL_NAMES[packet.protocol]
-        key = (endpoint.name, protocol, packet.source, packet.source_port, packet.destination_port)
+        key = (way.endpoint.name, protocol, packet.source, packet.source_port, packet.destination_port)
         session = self.by_consumer.get(key)
-        reopens = session is not None and session.state in (CLOSING, RESET) and packet.is_syn
+        may_reopen = session is not None and session.state in (CLOSING, RESET) and packet.is_syn
+        reopens = may_reopen and way.service.nat.tcp.reopen == "new_session"
         if session is None or reopens:
-            refusal, session = self._new_session(packet, endpoint, point, leaving=session)
+            refusal, session = self._new_session(packet, way.endpoint, point, leaving=session)
             if refusal is not None:
-                return Outcome(refusal, packet.length, TO_SERVICE, endpoint.name)
-        service = session.pool.service
+                return refused(refusal, packet, way)
         self._apply(session, packet, TO_SERVICE)
-        ttl = packet.ttl - 1 if service.nat.decrement_ttl else packet.ttl
-        arrived = translate(packet, session.nat, session.backend, ttl)
-        return forwarded(session, packet, TO_SERVICE, arrived, service.virtual_network, arrived)
+        return forwarded(session, packet, way, point)
+
+    def _later_fragment(self, packet: Packet, way: Way, point: VirtualNetwork, datagram: Datagram) -> Outcome:
+        """A fragment without a header follows the first of its datagram, while its session lives."""
+        first = datagram.first
+        if first is None or first.verdict != Verdict.FORWARDED:
+            return refused(Verdict.FRAGMENT_UNRESOLVED, packet, way)
+        session = next((session for session in self.sessions if session.id == first.session), None)
+        if session is None:
+            return refused(Verdict.FRAGMENT_UNRESOLVED, packet, way)
+        self._apply(session, packet, way.direction)
+        return forwarded(session, packet, way, point)
+
+    def _icmp_error(self, packet: Packet, way: Way, point: VirtualNetwork) -> Outcome:
+        """An ICMP error about a packet of a live session; it changes neither the session's state nor its timer."""
+        session = self._session_of_error(packet, way)
+        if session is None:
+            return refused(Verdict.ICMP_UNMATCHED, packet, way)
+        self._count_for(session, packet, way.direction)
+        return forwarded(session, packet, way, point)
+
+    def _session_of_error(self, packet: Packet, way: Way) -> Session | None:
+        """The live session that carried the quoted packet, which the receiver of the error sent."""
+        quote = packet.quote
+        if not quote.has_transport or quote.source != packet.destination:
+            return None
+        if quote.protocol == ICMP:  # Reading 16
+            if quote.icmp_type != (ECHO_REPLY if way.direction == TO_SERVICE else ECHO_REQUEST):
+                return None
+        protocol = PROTOCOL_NAMES[quote.protocol]
+        if way.endpoint is None:  # NAT IP to backend
+            pool = self.pools.get((way.service.name, quote.source, protocol, quote.destination))
+            session = pool.in_use.get(quote.source_port) if pool is not None else None
+            is_toward = session is not None and session.backend[1] == quote.destination_port
+            return session if is_toward else None
+        if way.direction == TO_SERVICE:  # a reply: endpoint to consumer
+            consumer, endpoint_port = (quote.destination, quote.destination_port), quote.source_port
+        elif quote.destination == packet.source:  # consumer to endpoint
+            consumer, endpoint_port = (quote.source, quote.source_port), quote.destination_port
+        else:
+            return None
+        return self.by_consumer.get((way.endpoint.name, protocol, *consumer, endpoint_port))
 
     # --- step 4: a new session ------------------------------------------------------------------------------
 
@@ -557,9 +1085,8 @@ class ReferenceSimulator:
             return Verdict.CONNECTION_NOT_APPROVED, None
         if not self._is_reachable(packet.source, point):
             return Verdict.UNREACHABLE_SOURCE, None
-        wanted = (protocol, packet.destination_port)
-        rule = next((rule for rule in balancer.rules if (rule.protocol, rule.frontend_port) == wanted), None)
-        if rule is None:
+        rule = rule_for(service, protocol, packet.destination_port)
+        if rule is None and packet.protocol != ICMP:  # an echo needs none
             return Verdict.NO_LOAD_BALANCING_RULE, None
         if packet.protocol == TCP and nat.first_packet == "syn" and not packet.is_syn:
             return Verdict.NOT_FIRST_PACKET, None
@@ -569,30 +1096,35 @@ class ReferenceSimulator:
         if nat.sessions_per_backend is not None:
             if self._live_at_host(service.virtual_network, backend, leaving) >= nat.sessions_per_backend:
                 return Verdict.SESSION_TABLE_FULL, None
-        refusal, pool = self._choose_pool(service, endpoint, packet, backend, leaving)
+        backend_socket = (backend, 0 if rule is None else rule.backend_port)
+        refusal, given = self._choose_port(service, endpoint, packet, backend_socket, leaving)
         if refusal is not None:
             return refusal, None
 
         # Admitted: from here on things change.
         if leaving is not None:
             self._end(leaving)
+        pool, port = given
+        pool.take(port)
         session = Session(
             id=self.received,
             endpoint=endpoint.name,
             protocol=protocol,
             consumer=(packet.source, packet.source_port),
             endpoint_side=(packet.destination, packet.destination_port),
-            nat=(pool.nat_ip, pool.take_port()),
-            backend=(backend, rule.backend_port),
+            nat=(pool.nat_ip, port),
+            backend=backend_socket,
             consumer_network=point.name,
             pool=pool,
-            state=UDP_FLOW if packet.protocol == UDP else HALF_OPEN if packet.is_syn else ESTABLISHED,
+            idle_timeout=None if rule is None else rule.idle_timeout,
+            state=first_state(packet),
             first_packet_ns=self.clock_ns,
             last_packet_ns=self.clock_ns,
             refreshed_ns=self.clock_ns,
         )
+        session.was_established = session.state == ESTABLISHED
         self.cursors[service.name, backend] += 1
-        pool.in_use[session.nat[1]] = session
+        pool.in_use[port] = session
         self.by_consumer[session.key] = session
         self.sessions.append(session)
         self.endpoints[endpoint.name].created += 1
@@ -621,34 +1153,36 @@ class ReferenceSimulator:
         )
 
     def _hash(self, distribution: str, endpoint: PrivateEndpoint, packet: Packet) -> int:
-        return balancer_hash(distribution, key64(self.seed, "private_endpoint", endpoint.name), packet)
+        return balancer_hash(distribution, self._endpoint_key(endpoint), packet)
 
-    def _choose_pool(
+    def _endpoint_key(self, endpoint: PrivateEndpoint) -> int:
+        return key64(self.seed, "private_endpoint", endpoint.name)
+
+    def _choose_port(
         self,
         service: PrivateLinkService,
         endpoint: PrivateEndpoint,
         packet: Packet,
-        backend: IPv4Address,
+        backend: Socket,
         leaving: Session | None,
-    ) -> tuple[Verdict | None, Pool | None]:
-        """The first pool, in the order of trying, that can give a port."""
+    ) -> tuple[Verdict | None, tuple[Pool, int] | None]:
+        """The first pool, in the order of trying, that gives a port, and the port; it is not taken yet."""
         nat = service.nat
         protocol = PROTOCOL_NAMES[packet.protocol]
-        pools = [self.pools[service.name, nat_ip, protocol, backend] for nat_ip in service.nat_ips]
+        pools = [self.pools[service.name, nat_ip, protocol, backend[0]] for nat_ip in service.nat_ips]
+        consumer = (packet.source, packet.source_port)
+        wish = Wish(endpoint.name, self._endpoint_key(endpoint), consumer, backend[1])
 
-        def returned(pool: Pool) -> int:
-            """Ports that the leaving session gives back to this pool at once."""
-            return int(leaving is not None and leaving.pool is pool and nat.port_hold == 0)
+        def back(pool: Pool) -> int | None:
+            """The port that the leaving session gives back to this pool at once."""
+            is_given_back = leaving is not None and leaving.pool is pool and nat.port_hold == 0
+            return leaving.nat[1] if is_given_back else None
 
         def has_free(pool: Pool) -> bool:
-            return len(pool.free) + returned(pool) > 0
-
-        def below_cap(pool: Pool) -> bool:
-            owned = pool.ports_of(endpoint.name) - returned(pool)  # the leaving session is of this endpoint
-            return nat.ports_per_endpoint is None or owned < nat.ports_per_endpoint
+            return len(pool.free) > 0 or back(pool) is not None
 
         if nat.nat_ip_selection == "round_robin":
-            first = self.cursors[service.name, backend] % len(pools)
+            first = self.cursors[service.name, backend[0]] % len(pools)
         elif nat.nat_ip_selection == "fill_first":
             first = next((index for index, pool in enumerate(pools) if has_free(pool)), 0)
         else:
@@ -660,16 +1194,26 @@ class ReferenceSimulator:
         tried = [pools[first]]
         if nat.spill:
             tried += [pool for pool in pools if pool is not pools[first]]
+        is_capped = was_not_found = False
         for pool in tried:
-            if has_free(pool) and below_cap(pool):
-                return None, pool
-        if any(has_free(pool) for pool in tried):
+            if not has_free(pool):
+                continue
+            if pool.is_capped(endpoint.name, back(pool)):
+                is_capped = True
+                continue
+            port = pool.find(wish, back(pool))  # what it draws stays drawn
+            if port is not None:
+                return None, (pool, port)
+            was_not_found = True
+        if is_capped:
             return Verdict.ENDPOINT_PORT_LIMIT, None
-        self._exhausted(pools[first])
-        return Verdict.NAT_PORTS_EXHAUSTED, None
+        refusal = Verdict.NAT_PORT_NOT_FOUND if was_not_found else Verdict.NAT_PORTS_EXHAUSTED
+        self._failed(pools[first], refusal)
+        return refusal, None
 
-    def _exhausted(self, pool: Pool) -> None:
+    def _failed(self, pool: Pool, refusal: Verdict) -> None:
         pool.failures += 1
+        self.failures.append((pool.service.name, pool.nat_ip, self.clock_ns))
         if self.first_exhaustion is None:
             self.first_exhaustion = {
                 "time_seconds": (self.clock_ns - self.first_packet_ns) / 1e9,
@@ -677,52 +1221,100 @@ class ReferenceSimulator:
                 "nat_ip": str(pool.nat_ip),
                 "protocol": pool.protocol,
                 "backend": str(pool.backend),
+                "reason": str(refusal),
             }
 
     # --- a session's life -----------------------------------------------------------------------------------
 
-    def _apply(self, session: Session, packet: Packet, direction: str) -> None:
-        """A forwarded packet of the session: figures, state, timer."""
+    def _count_for(self, session: Session, packet: Packet, direction: str) -> None:
+        """A forwarded packet in the session's figures."""
         session.packets[direction] += 1
         session.bytes[direction] += packet.length
-        session.last_packet_ns = self.clock_ns
+        session.last_packet_ns = self.clock_ns  # Reading 18
+
+    def _apply(self, session: Session, packet: Packet, direction: str) -> None:
+        """A forwarded packet of the session: figures, state, timer."""
+        self._count_for(session, packet, direction)
+        if session.protocol == "tcp" and packet.flags & ACK:
+            (session.acknowledged[direction],) = struct.unpack_from("!I", packet.frame, packet.transport + 8)
         if session.state in (CLOSING, RESET):
-            return  # left only by time, or by a consumer's SYN
-        session.refreshed_ns = self.clock_ns
-        if session.protocol == "udp":
+            self._apply_after_the_end(session, packet, direction)
             return
+        session.refreshed_ns = self.clock_ns
+        if session.protocol == "tcp":
+            self._apply_flags(session, packet, direction)
+        elif session.protocol == "udp" and direction == TO_CONSUMER:
+            session.state = UDP_FLOW
+
+    def _apply_flags(self, session: Session, packet: Packet, direction: str) -> None:
+        """The state of TCP that has not ended: RST before FIN, FIN before the handshake."""
+        policy = session.pool.service.nat.tcp
         if packet.flags & SYN:
             session.syn_seen.add(direction)
         if packet.flags & RST:
-            session.state = RESET
+            self._enter(session, RESET)
             return
         if packet.flags & FIN:
             session.fin_seen.add(direction)
-            if len(session.fin_seen) == 2:
-                session.state = CLOSING
+            if policy.closing == "first_fin" or len(session.fin_seen) == 2:
+                self._enter(session, CLOSING)
                 return
         # Reading 5: a first FIN goes on to the handshake.
-        if session.state == HALF_OPEN and len(session.syn_seen) == 2:
-            if direction == TO_SERVICE and packet.flags & ACK:
-                session.state = ESTABLISHED
+        if session.state == HALF_OPEN and completes_handshake(session.syn_seen, packet, direction):
+            self._establish(session)
+        if session.state == ESTABLISHED and session.fin_seen:
+            session.state = HALF_CLOSED
 
-    def _set_clock(self, time_ns: int) -> None:
-        """The clock is the largest time seen."""
-        if not -(2**63) + MINUTE <= time_ns < 2**63 - MINUTE:
+    def _enter(self, session: Session, state: str) -> None:
+        """Closing or reset begins."""
+        session.state = state
+        session.reopening.clear()
+
+    def _establish(self, session: Session) -> None:
+        session.state = ESTABLISHED
+        session.was_established = True
+
+    def _apply_after_the_end(self, session: Session, packet: Packet, direction: str) -> None:
+        """A packet in closing or reset, which it may lead out of as `tcp` says."""
+        policy = session.pool.service.nat.tcp
+        if policy.closing_refresh:
+            session.refreshed_ns = self.clock_ns
+        if packet.flags & (FIN | RST):
+            session.reopening.clear()  # Reading 19
+        elif policy.reopen == "handshake":
+            if packet.flags & SYN:
+                session.reopening.add(direction)
+            if completes_handshake(session.reopening, packet, direction):
+                session.fin_seen.clear()
+                session.refreshed_ns = self.clock_ns
+                self._establish(session)  # Reading 20
+                return
+        if session.state == RESET and policy.reset == "until_data" and not packet.flags & (RST | SYN):
+            session.state = ESTABLISHED if session.was_established else HALF_OPEN
+            session.fin_seen.clear()
+            session.refreshed_ns = self.clock_ns
+            self._apply_flags(session, packet, direction)
+
+    def _set_clock(self, time_ns: int, has_waited: bool) -> None:
+        """The clock is the largest time seen; the time of a packet that waited does not run backward."""
+        if not is_usable(time_ns):
             self.times_unusable += 1
-            time_ns = 0 if self.clock_ns is None else self.clock_ns
-        if self.clock_ns is None:
-            self.clock_ns = self.first_packet_ns = time_ns
-        elif time_ns < self.clock_ns:
+        elif self.clock_ns is not None and time_ns < self.clock_ns and not has_waited:
             self.times_before_clock += 1
+        if self.clock_ns is None:
+            self.clock_ns = self.first_packet_ns = usable(time_ns, None)
         else:
-            self.clock_ns = time_ns
+            self.clock_ns = usable(time_ns, self.clock_ns)
 
-    def advance(self, to_ns: int) -> None:
-        """Let time pass."""
+    def advance(self, to_ns: int) -> list[tuple[Any, Outcome]]:
+        """Let time pass; then the fragments are received that have waited too long."""
         if self.clock_ns is not None:  # Reading 8
-            self.clock_ns = min(max(self.clock_ns, to_ns), 2**63 - 1 - MINUTE)
+            self.clock_ns = min(max(self.clock_ns, to_ns), LAST_TIME)
             self._pass_time()
+        if self.stage_ns is None:
+            return []
+        self.stage_ns = min(max(self.stage_ns, to_ns), LAST_TIME)
+        return self._let_go(self._forget(), Verdict.FRAGMENT_UNRESOLVED)
 
     def next_due_ns(self) -> int | None:
         """The next moment at which a session ends or a held port is released."""
@@ -757,6 +1349,19 @@ class ReferenceSimulator:
             self.releases.append((session.ended_ns + hold, session))
         else:
             self._release(session)
+        if moment is not None and session.state in (ESTABLISHED, HALF_CLOSED):
+            self._send_resets(session, moment)
+
+    def _send_resets(self, session: Session, moment: int) -> None:
+        """Tell both sides of an idle time-out; each by the number that it expects next."""
+        if not session.pool.service.nat.idle_reset:
+            return
+        for at, sender, receiver, acknowledged_by in (
+            (session.consumer_network, session.endpoint_side, session.consumer, TO_SERVICE),
+            (session.pool.service.virtual_network, session.nat, session.backend, TO_CONSUMER),
+        ):
+            packet = reset_packet(sender, receiver, session.acknowledged.get(acknowledged_by, 0))
+            self.resets.append(Reset(at, moment, session.id, self.received, packet))
 
     def _release(self, session: Session) -> None:
         del session.pool.held[session.nat[1]]
@@ -787,6 +1392,7 @@ class ReferenceSimulator:
                 "created": sum(counters.created for counters in self.endpoints.values()),
                 "active": len(self.sessions),
                 "ended": {how: ended[how] for how in ("closed", "reset", "idle", "disconnected")},
+                "resets_sent": len(self.resets),
             },
             "first_exhaustion": self.first_exhaustion,
             "times": {"backward": self.times_before_clock, "unusable": self.times_unusable},
@@ -874,6 +1480,8 @@ class ReferenceSimulator:
             every_port = list(range(ports.first, ports.last + 1))
             assert sorted([*pool.in_use, *pool.held, *pool.free]) == every_port, "a port is lost or in two places"
             assert 0 <= pool.minimum_free <= len(pool.free)
+            if pool.service.nat.port_allocation == "block":
+                self._check_blocks(pool)
 
         owners = [(id(session.pool), session.nat[1]) for session in self.sessions]
         assert len(set(owners)) == len(owners), "a port has two owners"
@@ -884,26 +1492,150 @@ class ReferenceSimulator:
             assert session.pool.in_use[session.nat[1]] is session
             assert session.ended is None
             assert session.deadline_ns > self.clock_ns
+            self._check_state(session)
         assert [session.id for session in self.sessions] == sorted(session.id for session in self.sessions)
+
+        assert self.arrived == self.received + len(self._waiting())
+        assert len(self.datagrams) <= MOST_DATAGRAMS
+        assert len(self._waiting()) <= MOST_WAITING
+        for datagram in self.datagrams.values():
+            assert all(end <= start for (_, end), (start, _) in pairwise(sorted(datagram.covered)))
+            assert not datagram.is_complete
+            assert not (datagram.waiting and (datagram.has_first or datagram.is_condemned))
+            assert datagram.began_ns <= self.stage_ns
+        assert self.clock_ns is None or self.clock_ns <= self.stage_ns
+
+    def _check_blocks(self, pool: Pool) -> None:
+        """No block has two owners; nobody has more than he may."""
+        owners: dict[int, set[str]] = {}
+        for port, session in [*pool.in_use.items(), *pool.held.items()]:
+            assert port in pool.ports_of_block(pool.block_of(port))
+            owners.setdefault(pool.block_of(port), set()).add(session.endpoint)
+        assert all(len(names) == 1 for names in owners.values()), "a block has two owners"
+        most = pool.service.nat.blocks_per_endpoint
+        counts = Counter(name for names in owners.values() for name in names)
+        assert most is None or all(count <= most for count in counts.values())
+
+    def _check_state(self, session: Session) -> None:
+        """States that contradict what was seen."""
+        policy = session.pool.service.nat.tcp
+        states = {
+            "tcp": (HALF_OPEN, ESTABLISHED, HALF_CLOSED, CLOSING, RESET),
+            "udp": (UDP_UNREPLIED, UDP_FLOW),
+            "icmp": (ICMP_FLOW,),
+        }
+        assert session.state in states[session.protocol]
+        if session.state in (ESTABLISHED, HALF_CLOSED):
+            assert session.was_established
+            assert len(session.fin_seen) == (session.state == HALF_CLOSED)
+        if session.state == HALF_CLOSED:
+            assert policy.closing == "both_fins"
+        if session.state not in (CLOSING, RESET):
+            assert len(session.fin_seen) < 2
+        if session.state == UDP_FLOW:
+            assert session.packets[TO_CONSUMER] > 0
+
+
+def reset_packet(sender: Socket, receiver: Socket, sequence: int) -> bytes:
+    """An IPv4 packet with an RST (RFC 9293 §3.10.7): TTL 64, not to be fragmented, no window, no payload."""
+    addresses = sender[0].packed + receiver[0].packed
+    ip = bytearray(struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0x4000, 64, TCP, 0) + addresses)
+    struct.pack_into("!H", ip, 10, ~ones_complement_sum(words_of(bytes(ip))) & 0xFFFF)
+    tcp = bytearray(struct.pack("!HHIIBBHHH", sender[1], receiver[1], sequence, 0, 5 << 4, RST, 0, 0, 0))
+    pseudo_header = addresses + struct.pack("!HH", TCP, len(tcp))
+    struct.pack_into("!H", tcp, 16, ~ones_complement_sum(words_of(pseudo_header + bytes(tcp))) & 0xFFFF)
+    return bytes(ip + tcp)
+
+
+def is_usable(time_ns: int) -> bool:
+    """Whether a clock can say this time."""
+    return FIRST_TIME <= time_ns <= LAST_TIME
+
+
+def usable(time_ns: int, now_ns: int | None) -> int:
+    """The clock after a packet of that time; 0 before any other packet if the time cannot be used."""
+    if now_ns is None:
+        return time_ns if is_usable(time_ns) else 0
+    return max(time_ns, now_ns) if is_usable(time_ns) else now_ns
 
 
 def protocols_of(service: PrivateLinkService) -> list[str]:
-    """The protocols of a service's rules, each once, tcp before udp."""
-    return sorted({rule.protocol for rule in service.load_balancer.rules})
+    """The protocols of a service's rules, each once, tcp before udp; then icmp, if echo is translated."""
+    protocols = sorted({rule.protocol for rule in service.load_balancer.rules})
+    return [*protocols, "icmp"] if service.nat.icmp == "all" else protocols
 
 
-def dropped(verdict: Verdict, packet: Packet, on_wire: int, direction: str, endpoint: str | None = None) -> Outcome:
+def rule_for(service: PrivateLinkService, protocol: str, port: int) -> LoadBalancingRule | None:
+    """The rule for what arrives at the frontend port."""
+    for rule in service.load_balancer.rules:
+        if (rule.protocol, rule.frontend_port) == (protocol, port):
+            return rule
+    return None
+
+
+def first_state(packet: Packet) -> str:
+    """The state that a session begins in, before its first packet is applied."""
+    if packet.protocol == ICMP:
+        return ICMP_FLOW
+    if packet.protocol == UDP:
+        return UDP_UNREPLIED
+    return HALF_OPEN if packet.is_syn else ESTABLISHED
+
+
+def completes_handshake(syn_seen: set[str], packet: Packet, direction: str) -> bool:
+    """SYN was seen both ways, and this is a packet with ACK from the consumer."""
+    return len(syn_seen) == 2 and direction == TO_SERVICE and packet.flags & ACK != 0
+
+
+def icmp_fault(packet: Packet, translated: str, direction: str) -> Verdict | None:
+    """Step 2 of ICMP; `translated`: none, errors or all."""
+    if translated == "none":
+        return Verdict.UNSUPPORTED_PROTOCOL
+    if packet.is_fragment:
+        return Verdict.FRAGMENT_UNRESOLVED
+    if packet.icmp_type is None:
+        return Verdict.MALFORMED
+    if packet.is_icmp_error:
+        if packet.quote is None:
+            return Verdict.MALFORMED
+        return Verdict.ICMP_CHECKSUM_WRONG if packet.icmp_checksum_wrong else None
+    is_echo = packet.icmp_type == (ECHO_REQUEST if direction == TO_SERVICE else ECHO_REPLY)
+    if translated != "all" or not is_echo or packet.icmp_code not in (0, None):  # Reading 14
+        return Verdict.UNSUPPORTED_PROTOCOL
+    return None if packet.has_transport else Verdict.MALFORMED
+
+
+def dropped(verdict: Verdict, packet: Packet, way: Way, on_wire: int) -> Outcome:
     """A packet refused at step 2. A malformed one counts with the frame's length, others with their own."""
-    counted = on_wire if verdict == Verdict.MALFORMED else packet.length
-    return Outcome(verdict, counted, direction, endpoint)  # Reading 11
+    outcome = refused(verdict, packet, way)
+    if verdict == Verdict.MALFORMED:
+        outcome.bytes = on_wire
+    return outcome
 
 
-def forwarded(
-    session: Session, packet: Packet, direction: str, translated: bytes, delivered_at: str, delivered: bytes
-) -> Outcome:
-    """A packet that its session carried to the other side."""
+def refused(verdict: Verdict, packet: Packet, way: Way) -> Outcome:
+    """A packet that no session carries."""
+    endpoint = None if way.endpoint is None else way.endpoint.name  # Reading 11
+    return Outcome(verdict, packet.length, way.direction, endpoint)
+
+
+def forwarded(session: Session, packet: Packet, way: Way, point: VirtualNetwork) -> Outcome:
+    """A packet that its session carries to the other side; of a captured reply, what the backend must have sent."""
+    service = session.pool.service
+    ttl = packet.ttl
+    if service.nat.decrement_ttl:  # Reading 6
+        ttl = min(packet.ttl + 1, 255) if way.is_captured else packet.ttl - 1
+    if way.direction == TO_SERVICE:
+        translated = delivered = translate(packet, session.nat, session.backend, ttl)
+        delivered_at = service.virtual_network
+    elif way.is_captured:
+        translated, delivered = translate(packet, session.backend, session.nat, ttl), packet.frame
+        delivered_at = point.name  # Reading 7
+    else:
+        translated = delivered = translate(packet, session.endpoint_side, session.consumer, ttl)
+        delivered_at = session.consumer_network
     nat = (str(session.nat[0]), session.nat[1])
     return Outcome(
-        Verdict.FORWARDED, packet.length, direction, session.endpoint, session.id,
+        Verdict.FORWARDED, packet.length, way.direction, session.endpoint, session.id,
         translated, delivered_at, delivered, nat,
     )  # fmt: skip

@@ -6,18 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataplane.topology.model import Topology
-from tests.lockstep import Sent, assert_equal_runs
-from tests.reference import Outcome, ReferenceSimulator
+from tests.lockstep import Received, Sent, arrive, assert_equal_runs
+from tests.reference import ReferenceSimulator
 from tests.strategies import Step, resolve, tcp_packet, topologies, traces
 
 
 def told_by_reference(
     topology: Topology, trace: list[Step], seed: int
-) -> tuple[ReferenceSimulator, list[Sent | int], list[Outcome]]:
-    """Send a trace through the reference: what happened in order, and what became of every packet."""
+) -> tuple[ReferenceSimulator, list[Sent | int], Received]:
+    """Send a trace through the reference: what happened in order, and what became of every packet.
+
+    Packets are in the order in which they were received; those that `advance` let go are not among them.
+    """
     reference = ReferenceSimulator(topology, seed)
     story: list[Sent | int] = []
-    outcomes = []
+    received: Received = []
     for step in trace:
         arrival = resolve(step, reference)
         if arrival.frame is None:
@@ -26,17 +29,11 @@ def told_by_reference(
             continue
         packet = Sent(arrival.frame, arrival.at, arrival.time_ns, arrival.original_length, arrival.link_type)
         story.append(packet)
-        outcomes.append(
-            reference.receive(
-                packet.frame,
-                at=packet.at,
-                time_ns=packet.time_ns,
-                original_length=packet.original_length,
-                link_type=packet.link_type,
-            )
-        )
+        received += arrive(reference, packet)
     reference.check_laws()
-    return reference, story, outcomes
+    received += reference.finish()
+    reference.check_laws()
+    return reference, story, received
 
 
 @given(
@@ -45,8 +42,8 @@ def told_by_reference(
 def test_engine_and_reference_agree_on_every_packet(
     topology: Topology, trace: list[Step], seed: int, burst: int
 ) -> None:
-    reference, story, outcomes = told_by_reference(topology, trace, seed)
-    assert_equal_runs(topology, seed, story, reference, outcomes, burst=burst)
+    reference, story, received = told_by_reference(topology, trace, seed)
+    assert_equal_runs(topology, seed, story, reference, received, burst=burst)
 
 
 def test_fill_first_counts_the_port_that_a_reopened_session_gives_back() -> None:
@@ -84,6 +81,6 @@ def test_fill_first_counts_the_port_that_a_reopened_session_gives_back() -> None
             )
         ]
         reference = ReferenceSimulator(topology, 0)
-        outcomes = [reference.receive(p.frame, at=p.at, time_ns=p.time_ns, link_type=p.link_type) for p in story]
-        assert [outcome.nat[0] for outcome in outcomes if outcome.nat][::3] == ports
-        assert_equal_runs(topology, 0, story, reference, outcomes)
+        received = [one for packet in story for one in arrive(reference, packet)]
+        assert [outcome.nat[0] for _, outcome in received if outcome.nat][::3] == ports
+        assert_equal_runs(topology, 0, story, reference, received)

@@ -23,48 +23,36 @@ MINUTE = 60 * 10**9
 def test_every_row_of_every_minute_is_what_sessions_and_packets_say(
     topology: Topology, trace: list[Step]
 ) -> None:
-    reference, story, outcomes = told_by_reference(topology, trace, 0)
+    reference, story, received = told_by_reference(topology, trace, 0)
     rows: list[MetricRow] = []
     simulator = Simulator(topology, 0, on_minute=rows.extend)
     for step in story:
         if isinstance(step, Sent):
-            simulator.feed(batch_of([step], topology))
+            simulator.process(batch_of([step], topology))
         else:
             simulator.advance(to_ns=step)
+    simulator.finish()
     simulator.end_series()
     got = {(row.time, row.resource, row.metric, row.dimension): row for row in rows}
     assert len(got) == len(rows), "two rows for one minute, metric and resource"
-    wanted = expected_bytes(topology, story, outcomes) | expected_gauges(reference, story, outcomes)
+    outcomes = [outcome for _, outcome in received]
+    wanted = expected_bytes(topology, outcomes) | expected_gauges(reference, outcomes)
     assert set(got) == set(wanted)
     for key, figures in wanted.items():
         row = got[key]
         told = (row.total, row.count, row.minimum, row.maximum, row.average)
-        assert told == pytest.approx(figures, abs=2e-6), (key, clocks(story))
+        assert told == pytest.approx(figures, abs=2e-6), (key, [outcome.clock_ns for outcome in outcomes])
 
 
-def clocks(story: list[Sent | int]) -> list[int]:
-    """The clock at every packet."""
-    now: int | None = None
-    result = []
-    for step in story:
-        time = step.time_ns if isinstance(step, Sent) else step
-        if isinstance(step, Sent):
-            now = time if now is None else max(now, time)
-            result.append(now)
-        elif now is not None:
-            now = max(now, time)
-    return result
-
-
-def expected_bytes(topology: Topology, story: list[Sent | int], outcomes: list[Outcome]) -> dict[Any, Any]:
+def expected_bytes(topology: Topology, outcomes: list[Outcome]) -> dict[Any, Any]:
     """Rows of the byte metrics: one sample per forwarded packet."""
     samples: defaultdict[tuple[str, str, str, str], list[int]] = defaultdict(list)
     target = {endpoint.name: endpoint.target for endpoint in topology.private_endpoints}
-    for now, outcome in zip(clocks(story), outcomes, strict=True):
+    for outcome in outcomes:
         if str(outcome.verdict) == "forwarded":
             way = "In" if outcome.direction == "to_service" else "Out"
             assert outcome.endpoint is not None
-            time = minute_text(now // MINUTE * MINUTE)
+            time = minute_text(outcome.clock_ns // MINUTE * MINUTE)
             samples[time, outcome.endpoint, f"PEBytes{way}", ""].append(outcome.bytes)
             samples[time, target[outcome.endpoint], f"PLSBytes{way}", ""].append(outcome.bytes)
     return {
@@ -73,7 +61,7 @@ def expected_bytes(topology: Topology, story: list[Sent | int], outcomes: list[O
     }
 
 
-def expected_gauges(reference: ReferenceSimulator, story: list[Sent | int], outcomes: list[Outcome]) -> dict[Any, Any]:
+def expected_gauges(reference: ReferenceSimulator, outcomes: list[Outcome]) -> dict[Any, Any]:
     """Rows of the gauges: sums over a NAT IP's pools weighted by time, the lowest and highest of any pool."""
     if reference.clock_ns is None:
         return {}
@@ -95,12 +83,12 @@ def expected_gauges(reference: ReferenceSimulator, story: list[Sent | int], outc
     for pool in reference.pools.values():
         busy[pool.service.name, pool.nat_ip] |= {moment // MINUTE for moment, _, _ in changes[id(pool)]}
     services = {e.name: e.target for e in reference.topology.private_endpoints}
-    for now, outcome in zip(clocks(story), outcomes, strict=True):
+    for outcome in outcomes:
         if str(outcome.verdict) == "forwarded":
             for name, nat_ip in list(busy):
                 if name == services[str(outcome.endpoint)]:
-                    busy[name, nat_ip].add(now // MINUTE)
-    for name, nat_ip, moment in failures(reference, story):
+                    busy[name, nat_ip].add(outcome.clock_ns // MINUTE)
+    for name, nat_ip, moment in reference.failures:
         busy[name, nat_ip].add(moment // MINUTE)
 
     rows: dict[Any, Any] = {}
@@ -129,28 +117,3 @@ def expected_gauges(reference: ReferenceSimulator, story: list[Sent | int], outc
             free = 100 - average
             rows[time, name, "NatPortAvailability", str(nat_ip)] = (free, 1, 100 - high, 100 - low, free)
     return rows
-
-
-def failures(reference: ReferenceSimulator, story: list[Sent | int]) -> list[tuple[str, Any, int]]:
-    """(service, NAT IP, moment) of every failed allocation: the same story told again, watching the pools."""
-    again = ReferenceSimulator(reference.topology, reference.seed)
-    found = []
-    for step in story:
-        if not isinstance(step, Sent):
-            again.advance(step)
-            continue
-        before = {key: pool.failures for key, pool in again.pools.items()}
-        again.receive(
-            step.frame,
-            at=step.at,
-            time_ns=step.time_ns,
-            original_length=step.original_length,
-            link_type=step.link_type,
-        )
-        assert again.clock_ns is not None
-        found += [
-            (pool.service.name, pool.nat_ip, again.clock_ns)
-            for key, pool in again.pools.items()
-            if pool.failures > before[key]
-        ]
-    return found

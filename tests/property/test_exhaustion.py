@@ -73,6 +73,7 @@ def test_session_64513_is_refused_and_all_older_ones_still_answer() -> None:
         "nat_ip": NAT_IPS[0],
         "protocol": "tcp",
         "backend": BACKENDS[0],
+        "reason": "nat_ports_exhausted",
     }
 
     replies = simulator.process(batch_of_rows(answered(arrived), time_ns=3 * SECOND, point=1))

@@ -16,7 +16,7 @@ from dataplane.packets.batch import PacketBatch
 from dataplane.simulator import Simulator
 from dataplane.topology.model import Topology
 from dataplane.verdict import Verdict
-from tests.lockstep import Sent, assert_equal_outcome, assert_equal_runs, batch_of
+from tests.lockstep import Sent, arrive, assert_equal_outcome, assert_equal_runs, batch_of
 from tests.property.networks import CLIENT, ENDPOINT, network
 from tests.reference import ACK, SYN, ReferenceSimulator
 from tests.strategies import LINK_TYPES, START, link_frame, tcp_packet, udp_packet
@@ -106,14 +106,10 @@ def shaken(sound: Sent, count: int, rng: random.Random) -> Iterator[Sent]:
 
 def agreed(topology: Topology, story: list[Sent], reference: ReferenceSimulator) -> list[Verdict]:
     """Send the story through both, the engine in one call; the reference has received the first packet already."""
-    outcomes = [reference.receive(story[0].frame, at=story[0].at, time_ns=story[0].time_ns)]
-    outcomes += [
-        reference.receive(s.frame, at=s.at, time_ns=s.time_ns, original_length=s.original_length, link_type=s.link_type)
-        for s in story[1:]
-    ]
+    received = [one for packet in story for one in arrive(reference, packet)]
     reference.check_laws()
-    assert_equal_runs(topology, 0, story, reference, outcomes)
-    return [outcome.verdict for outcome in outcomes]
+    assert_equal_runs(topology, 0, story, reference, received)
+    return [outcome.verdict for _, outcome in received]
 
 
 def session_of(protocol: str) -> ReferenceSimulator:
