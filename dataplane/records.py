@@ -16,6 +16,14 @@ TO_SERVICE = 1
 TO_CONSUMER = 2  # a reply that entered at the provider
 CAPTURED_REPLY = 3  # a reply that entered where the consumer saw it
 EITHER = 4  # both addresses are endpoints: a live session decides
+RESET_TO_CONSUMER = 5  # made here, at an idle time-out
+RESET_TO_BACKEND = 6
+
+# --- kinds of a packet, PACKET["kind"] --------------------------------------------------------------------------
+PLAIN = 0
+FIRST_FRAGMENT = 1
+LATER_FRAGMENT = 2
+ICMP_ERROR = 3
 
 # --- states of a session (docs/model.md, "A session's life") -------------------------------------------------
 UNUSED = 0  # the row is on the free list
@@ -25,12 +33,21 @@ CLOSING = 3
 RESET = 4
 UDP_ACTIVE = 5
 HELD = 6  # the session has ended, its port is held
-STATES = 7
+HALF_CLOSED = 7
+UDP_UNREPLIED = 8
+ICMP_QUERY = 9
+STATES = 10
 
 # --- what a session has seen, bits of SESSION["seen"] --------------------------------------------------------
 SYN_FROM_PROVIDER = 1
 FIN_FROM_CONSUMER = 2
 FIN_FROM_PROVIDER = 4
+WAS_ESTABLISHED = 8
+REOPENED_BY_CONSUMER = 16  # a SYN since the session began to close
+REOPENED_BY_PROVIDER = 32
+
+# --- what is translated of ICMP, SERVICE["icmp"] ---------------------------------------------------------------
+ICMP_NONE, ICMP_ERRORS, ICMP_ALL = 0, 1, 2
 
 # --- how a session ended, index into State.ended ---------------------------------------------------------------
 CLOSED, WAS_RESET, IDLE, DISCONNECTED = 0, 1, 2, 3
@@ -50,10 +67,11 @@ PACKET = np.dtype(
         ("pool", np.int32),  # from the provider: the pool that the reply names, or -1
         ("verdict", np.uint8),
         ("direction", np.uint8),
-        ("protocol", np.uint8),
+        ("protocol", np.uint8),  # of an ICMP error: that of the packet it quotes
         ("tcp_flags", np.uint8),
         ("ttl", np.uint8),
         ("fault", np.uint8),  # a verdict of step 2 other than the TTL's
+        ("kind", np.uint8),
     ],
     align=True,
 )
@@ -74,6 +92,7 @@ SESSION = np.dtype(
         ("address_delta", np.uint16),  # RFC 1624 sums, consumer form to provider form
         ("transport_delta", np.uint16),
         ("point", np.uint16),  # the consumer's network
+        ("timeouts", np.uint16),  # row of State.timeouts
         ("protocol", np.uint8),
         ("state", np.uint8),
         ("seen", np.uint8),
@@ -117,7 +136,10 @@ POOL = np.dtype(
         ("host", np.int32),  # index into State.host_sessions
         ("key", np.uint64),  # of its random stream
         ("draws", np.uint64),
-        ("words", np.int64),  # where its bitmap starts in State.used_ports (sequential allocation)
+        ("words", np.int64),  # where its bitmap starts in State.used_ports, -1: it has a list of free ports
+        ("counters", np.int64),  # where its counters start in State.port_counters (hash allocations)
+        ("blocks", np.int64),  # where its blocks start in State.blocks (block allocation)
+        ("allocation", np.int32),
         ("cursor", np.int32),  # offset of the last port given (sequential allocation)
         ("minute_used_low", np.int32),
         ("minute_used_high", np.int32),
@@ -127,7 +149,7 @@ POOL = np.dtype(
     ],
     align=True,
 )
-assert POOL.itemsize == 104
+assert POOL.itemsize == 128
 
 NAT_IP = np.dtype(
     [
@@ -150,12 +172,21 @@ SERVICE = np.dtype(
         ("protocols", np.int32),  # how many: pools are ordered by NAT IP, protocol, backend
         ("tcp_slot", np.int32),  # -1: no rule of this protocol
         ("udp_slot", np.int32),
+        ("icmp_slot", np.int32),
         ("first_backend", np.int32),  # into State.backend_keys and State.cursors
         ("distribution", np.int32),
         ("selection", np.int32),
-        ("allocation", np.int32),
         ("spill", np.int32),
         ("any_first_packet", np.int32),
+        ("tcp_policy", np.int32),  # bits of nat/tcp.py
+        ("icmp", np.int32),  # what is translated: ICMP_NONE, ICMP_ERRORS, ICMP_ALL
+        ("fragments", np.int32),  # 1: translated
+        ("idle_reset", np.int32),  # 1: both sides are told of an idle time-out
+        ("timeouts", np.int32),  # row of State.timeouts for sessions whose rule has no time-out of its own
+        ("probes", np.int32),  # runs of a bounded search, 0: exact
+        ("first_probe", np.int32),  # into State.probe_runs
+        ("block_size", np.int32),
+        ("endpoint_blocks", np.int32),  # blocks_per_endpoint, 0 for no cap
         ("endpoint_ports", np.int32),  # ports_per_endpoint, 0 for no cap
         ("sessions_per_backend", np.int32),  # 0 for no limit
         ("endpoints", np.int32),
@@ -166,6 +197,9 @@ SERVICE = np.dtype(
     ],
     align=True,
 )
+
+#: A block of ports of one pool.
+BLOCK = np.dtype([("owner", np.int32), ("used", np.int32)])  # endpoint's number plus one, or 0; ports in use or held
 
 ENDPOINT = np.dtype(
     [
@@ -220,8 +254,11 @@ CLOCK = np.dtype(
         ("backward_times", np.int64),
         ("unusable_times", np.int64),
         ("largest_jump", np.int64),  # forward, nanoseconds
+        ("resets", np.int64),  # rows of State.resets
+        ("resets_sent", np.int64),
         ("exhausted_at", np.int64),  # first time that no free port was found
         ("exhausted_pool", np.int64),  # its first choice, -1 never
+        ("exhausted_verdict", np.int64),
     ]
 )
 
@@ -247,6 +284,24 @@ ENDED = np.dtype(
     align=True,
 )
 
+#: An idle time-out of which both sides are told.
+IDLE_RESET = np.dtype(
+    [
+        ("id", np.int64),
+        ("flow", np.int64),
+        ("moment", np.int64),
+        ("received", np.int64),  # packets received before it
+        ("to_consumer", np.uint32),  # sequence numbers of the two resets
+        ("to_backend", np.uint32),
+        ("endpoint", np.int32),
+        ("pool", np.int32),
+        ("nat_port", np.uint16),
+        ("backend_port", np.uint16),
+        ("point", np.uint16),
+    ],
+    align=True,
+)
+
 #: What became of one packet.
 OUTCOME = np.dtype(
     [
@@ -267,6 +322,37 @@ OUTCOME = np.dtype(
 assert OUTCOME.itemsize == 40
 
 
+#: A fragment as it arrives, before it is known whether it waits.
+FRAGMENT_ROW = np.dtype(
+    [
+        ("index", np.int64),  # of its frame
+        ("source", np.int64),
+        ("destination", np.int64),
+        ("protocol", np.int64),
+        ("identification", np.int64),
+        ("begin", np.int64),  # in units of 8 bytes
+        ("bytes", np.int64),
+        ("more", np.int64),
+    ]
+)
+
+#: The session that carried a datagram's first fragment; a row per datagram that is known.
+DATAGRAM = np.dtype([("id", np.int64), ("session", np.int32), ("direction", np.int32)])  # id 0: it was not forwarded
+
+
+class Lookup(NamedTuple):
+    """The arrays of `State` in which packets are looked up: what classifying one needs, and quick to pass on."""
+
+    addresses: NDArray[Any]
+    points: NDArray[np.int64]
+    endpoints: NDArray[Any]
+    services: NDArray[Any]
+    nat_ips: NDArray[Any]
+    pools: NDArray[Any]
+    port_session: NDArray[np.int32]
+    cells: NDArray[np.uint64]
+
+
 class State(NamedTuple):
     """All arrays of one simulator, as kernels take them. Tables of the topology first, then what changes."""
 
@@ -276,8 +362,9 @@ class State(NamedTuple):
     prefixes: NDArray[np.int64]  # rows of (point, network, mask)
     endpoints: NDArray[Any]
     services: NDArray[Any]
-    rules: NDArray[np.int64]  # open addressing: (service, protocol, frontend port, backend port)
-    timeouts: NDArray[np.int64]  # [service, state], nanoseconds
+    rules: NDArray[np.int64]  # open addressing: (service, protocol, frontend port, backend port, row of timeouts)
+    timeouts: NDArray[np.int64]  # [row, state], nanoseconds
+    probe_runs: NDArray[np.int64]
     backend_keys: NDArray[np.uint64]
     # NAT ports
     pools: NDArray[Any]
@@ -285,6 +372,8 @@ class State(NamedTuple):
     free_ports: NDArray[np.uint16]
     port_session: NDArray[np.int32]
     used_ports: NDArray[np.uint64]
+    port_counters: NDArray[np.int64]
+    blocks: NDArray[Any]
     cap_counts: NDArray[np.int32]
     cursors: NDArray[np.int64]
     host_sessions: NDArray[np.int64]
@@ -293,9 +382,11 @@ class State(NamedTuple):
     session_ends: NDArray[Any]
     timers: NDArray[Any]
     cells: NDArray[np.uint64]
+    acks: NDArray[np.uint32]  # [row, side]: what consumer and backend acknowledged last; one row where nobody asks
     slots: NDArray[np.int32]
     slot_bits: NDArray[np.uint64]
     due: NDArray[Any]
+    datagrams: NDArray[Any]
     # counters
     clock: NDArray[Any]
     counters: NDArray[Any]
@@ -303,3 +394,4 @@ class State(NamedTuple):
     totals: NDArray[np.int64]
     ended: NDArray[np.int64]
     log: NDArray[Any]
+    resets: NDArray[Any]

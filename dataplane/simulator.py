@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataplane.forwarding.fragments import Sequencer
 from dataplane.forwarding.pipeline import first_wrong, run
+from dataplane.forwarding.resets import reset_packets
 from dataplane.forwarding.tables import build_state
 from dataplane.metrics.series import Series, Sink
 from dataplane.metrics.summary import summarise
 from dataplane.nat.life import DONE, DRAIN_LOG, END_MINUTE, GROW_SESSIONS, list_live, pass_time
 from dataplane.nat.sessions import grown
-from dataplane.packets.batch import FIRST_TIME, LAST_TIME, NO_POINT, TIME_UNREPRESENTABLE, PacketBatch
-from dataplane.records import CAPTURED_REPLY, ENDED, OUTCOME, PACKET, TO_SERVICE
+from dataplane.packets.batch import FIRST_TIME, LAST_TIME, NO_POINT, TIME_UNREPRESENTABLE, WAITED, PacketBatch
+from dataplane.packets.headers import LINK_ETHERNET
+from dataplane.records import CAPTURED_REPLY, ENDED, IDLE_RESET, OUTCOME, PACKET, RESET_TO_CONSUMER, TO_SERVICE
 from dataplane.topology.model import Topology
 from dataplane.verdict import Verdict
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 BURST = 256
 
 _NOTHING = np.zeros(0, OUTCOME)
+_NO_DATAGRAMS = np.zeros(0, np.int32)
 
 _SERIES_CLOSED = "the series is closed (end_series); nothing can happen any more"
 
@@ -60,10 +64,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ProcessResult:
-    """What became of a batch: one entry per packet, in order.
+    """What became of a batch: one entry per packet, in the order in which they were received.
 
     `outcomes` is a structured array (`dataplane.records.OUTCOME`); `packets` the batch with every forwarded packet
-    rewritten: to_service packets and captured replies in their provider form, replies in their consumer form.
+    rewritten: to_service packets and captured replies in their provider form, replies in their consumer form. Where
+    fragments are translated, both leave out what waits and have what waited until now (docs/model.md, "Fragments").
     """
 
     outcomes: NDArray[Any]
@@ -114,7 +119,10 @@ class Simulator:
         self._names = list(self.points)
         self._state = build_state(topology, seed, logging=sessions_log, rows=1 << (rows - 1).bit_length())
         self._scratch = np.zeros(burst, PACKET)
+        translates = any(s.nat.fragments == "translate" for s in topology.private_link_services)
+        self._sequencer = Sequencer(np.zeros(1, PACKET)) if translates else None
         self._ended: list[NDArray[Any]] = []
+        self._resets: list[NDArray[Any]] = []
         self._closed = False
         self.series = Series(topology, on_minute)
 
@@ -126,7 +134,8 @@ class Simulator:
         """Send one packet (scapy, Ethernet or IP) from a host of the network `at`; returns what became of it.
 
         Time is in seconds, or exactly in nanoseconds by `time_ns`; without either, the clock. At a provider's network a
-        packet is what a backend would send to a NAT IP. Raises ValueError for an unknown network.
+        packet is what a backend would send to a NAT IP. Raises ValueError for an unknown network. A fragment that
+        has to wait for the first of its datagram gets `Verdict.FRAGMENT_HELD`; it is delivered with that one.
         """
         from dataplane.packets import craft
 
@@ -135,9 +144,18 @@ class Simulator:
         usable = FIRST_TIME <= time_ns <= LAST_TIME
         batch = craft.to_batch([packet], [time_ns if usable else 0])
         batch.frames["flags"] = 0 if usable else TIME_UNREPRESENTABLE
+        batch.frames["point"] = self.point(at)
+        batch = self.sequence(batch)
         original = batch.data.copy()
-        result = self.process(batch, at, inplace=True)
-        return self._outcome(result, original, 0)
+        result = self._process(batch)
+        waited = np.flatnonzero(batch.frames["flags"] & WAITED)
+        sent = np.flatnonzero(batch.frames["flags"] & WAITED == 0)
+        outcome = Outcome(Verdict.FRAGMENT_HELD, [])
+        if len(sent):
+            outcome = self._outcome(result, original, int(sent[0]))
+        for index in waited:
+            outcome.delivered.extend(self._outcome(result, original, int(index)).delivered)
+        return outcome
 
     def process(self, batch: PacketBatch, at: str | None = None, *, inplace: bool = False) -> ProcessResult:
         """Send a batch from the network `at`, in order; without `at`, the batch's own `point` column says where.
@@ -148,20 +166,51 @@ class Simulator:
             batch = batch.copy()
         if at is not None:
             batch.frames["point"] = self.point(at)
+        return self._process(self.sequence(batch))
+
+    def _process(self, batch: PacketBatch) -> ProcessResult:
         outcomes = np.zeros(len(batch), OUTCOME)
         self.feed(batch, outcomes)
         return ProcessResult(outcomes, batch)
 
+    def sequence(self, batch: PacketBatch) -> PacketBatch:
+        """The packets that are to be fed now, in order; the batch itself where no service translates fragments.
+
+        Later fragments that came before the first of their datagram are left out until it comes (docs/model.md,
+        "Fragments"); `finish` tells what still waits at the end.
+        """
+        if self._sequencer is None:
+            return batch
+        self._check(batch, _NOTHING)
+        return self._sequencer.sequence(self._state, batch)
+
+    def finish(self) -> ProcessResult:
+        """The input has ended: fragments that still wait for the first of their datagram are dropped."""
+        return self._process(self.remaining())
+
+    def remaining(self) -> PacketBatch:
+        """The fragments that wait, taken out of their queue, to be fed when the input has ended."""
+        return self._sequencer.finish() if self._sequencer is not None else PacketBatch.from_bytes([])
+
+    @property
+    def waiting(self) -> int:
+        """How many fragments wait for the first of their datagram; they are not received yet."""
+        return self._sequencer.waiting if self._sequencer is not None else 0
+
     def feed(self, batch: PacketBatch, outcomes: NDArray[Any] = _NOTHING) -> None:
         """Send a batch whose `point` column is set, rewriting it in place; the fastest way in.
 
-        `outcomes` (rows of `OUTCOME`, as many as packets) is filled when given. Raises ValueError for a frame that lies
-        outside the batch's data or at no network, and after `end_series`.
+        Where fragments are translated, it has to come from `sequence`. `outcomes` (rows of `OUTCOME`, as many as
+        packets) is filled when given. Raises ValueError for a frame that lies outside the batch's data or at no
+        network, and after `end_series`.
         """
         self._check(batch, outcomes)
+        if self._sequencer is not None and batch.datagrams is None:
+            raise ValueError("this topology translates fragments, some of which have to wait: feed sequence(batch)")
+        sides = (_NO_DATAGRAMS if batch.datagrams is None else batch.datagrams, outcomes)
         done = 0
         while True:
-            status, done = run(self._state, batch.frames, batch.data, done, self._scratch, outcomes)
+            status, done = run(self._state, batch.frames, batch.data, done, self._scratch, sides)
             if status == DONE:
                 return
             self._act(int(status), int(batch.frames["time_ns"][done]))
@@ -191,7 +240,7 @@ class Simulator:
     def advance(self, to: float | None = None, *, to_ns: int | None = None) -> None:
         """Let time pass up to `to` seconds (or `to_ns` nanoseconds): sessions end, held ports are released.
 
-        Time begins with the first packet; before it, this does nothing.
+        Time begins with the first packet that is received; before it, only fragments can have waited too long.
         """
         if to_ns is None:
             if to is None:
@@ -199,14 +248,16 @@ class Simulator:
             to_ns = round(to * 1e9)
         if self._closed:
             raise ValueError(_SERIES_CLOSED)
+        to_ns = min(to_ns, LAST_TIME)
         clock = self._state.clock[0]
-        if not clock["started"]:
-            return
-        to_ns = min(max(to_ns, int(clock["now"])), LAST_TIME)
-        while (status := pass_time(self._state, np.int64(to_ns))) != DONE:
-            self._act(int(status), to_ns)
-            clock = self._state.clock[0]
-        clock["now"] = to_ns
+        if clock["started"]:
+            now = max(to_ns, int(clock["now"]))
+            while (status := pass_time(self._state, np.int64(now))) != DONE:
+                self._act(int(status), now)
+                clock = self._state.clock[0]
+            clock["now"] = now
+        if self._sequencer is not None:
+            self.feed(self._sequencer.forget(to_ns))
 
     def _act(self, status: int, until_ns: int) -> None:
         """Do what a kernel asked for."""
@@ -222,6 +273,9 @@ class Simulator:
         if clock["logged"]:
             self._ended.append(self._state.log[: clock["logged"]].copy())
             clock["logged"] = 0
+        if clock["resets"]:
+            self._resets.append(self._state.resets[: clock["resets"]].copy())
+            clock["resets"] = 0
 
     def _outcome(self, result: ProcessResult, original: NDArray[np.uint8], index: int) -> Outcome:
         """The outcome of one packet with what was delivered, as scapy sees it."""
@@ -276,6 +330,27 @@ class Simulator:
         taken = np.concatenate(self._ended) if self._ended else np.zeros(0, ENDED)
         self._ended.clear()
         return taken
+
+    def take_resets(self) -> list[Delivery]:
+        """The RSTs that idle time-outs have sent since the last call, in order (`idle_reset`, docs/model.md)."""
+        from dataplane.packets import craft
+
+        batch, outcomes, _ = self.take_reset_packets()
+        return [
+            Delivery(
+                self._names[int(row["consumer_point" if row["direction"] == RESET_TO_CONSUMER else "provider_point"])],
+                int(row["time"]) / 1e9,
+                craft.to_packet(batch[index], LINK_ETHERNET),
+            )
+            for index, row in enumerate(outcomes)
+        ]
+
+    def take_reset_packets(self) -> tuple[PacketBatch, NDArray[Any], NDArray[np.int64]]:
+        """The same as a batch, with OUTCOME rows and how many packets had been received before each."""
+        self._drain_log()
+        rows = np.concatenate(self._resets) if self._resets else np.zeros(0, IDLE_RESET)
+        self._resets.clear()
+        return *reset_packets(self._state, rows), np.repeat(rows["received"], 2)
 
     def live_sessions(self) -> NDArray[Any]:
         """The sessions that are alive (rows of `dataplane.records.ENDED`), in order of id."""

@@ -26,6 +26,12 @@ class Verdict(IntEnum):
     SESSION_TABLE_FULL = 13
     ENDPOINT_PORT_LIMIT = 14
     NAT_PORTS_EXHAUSTED = 15
+    ICMP_UNMATCHED = 16
+    ICMP_CHECKSUM_WRONG = 17
+    FRAGMENT_OVERLAP = 18
+    NAT_PORT_NOT_FOUND = 19
+    #: It waits, and is received once its first fragment has come: no verdict yet, so only `Simulator.send` says so.
+    FRAGMENT_HELD = 20
 
     def __str__(self) -> str:
         return self.name.lower()
@@ -36,7 +42,7 @@ class Verdict(IntEnum):
     @property
     def is_drop(self) -> bool:
         """True for every reason for which a packet is not passed on."""
-        return self > Verdict.BYPASSED
+        return self > Verdict.BYPASSED and self != Verdict.FRAGMENT_HELD
 
     @property
     def explanation(self) -> str:
@@ -49,7 +55,7 @@ _EXPLANATIONS = {
     Verdict.BYPASSED: "Not addressed to or from a private endpoint: Private Link does not touch it.",
     Verdict.MALFORMED: "A header length contradicts the packet, or the header is not all there.",
     Verdict.TTL_EXPIRED: "The time to live would reach zero on the way.",
-    Verdict.UNSUPPORTED_PROTOCOL: "Private Link carries TCP and UDP only.",
+    Verdict.UNSUPPORTED_PROTOCOL: "Private Link carries TCP and UDP only; of ICMP, what `icmp` allows.",
     Verdict.FRAGMENT_UNRESOLVED: "An IPv4 fragment: its ports are not known, so no session can be found.",
     Verdict.FILTERED: "Sent by a backend to a NAT port that belongs to another backend port.",
     Verdict.NO_SESSION: "A reply for which no session is alive.",
@@ -61,4 +67,10 @@ _EXPLANATIONS = {
     Verdict.SESSION_TABLE_FULL: "The backend's host holds as many live sessions as it may.",
     Verdict.ENDPOINT_PORT_LIMIT: "The endpoint holds as many NAT ports as it may, though ports are free.",
     Verdict.NAT_PORTS_EXHAUSTED: "Every NAT port toward the backend is in use or held.",
+    Verdict.ICMP_UNMATCHED: "An ICMP error about a packet of no live session.",
+    Verdict.ICMP_CHECKSUM_WRONG: "An ICMP error whose checksum, or that of the header it quotes, is wrong.",
+    Verdict.FRAGMENT_OVERLAP: "A fragment of a datagram whose fragments overlap or contradict each other.",
+    Verdict.NAT_PORT_NOT_FOUND: "NAT ports are free, but the allocator found none: its probes hit taken ones, or "
+    "no block is free.",
+    Verdict.FRAGMENT_HELD: "A later fragment that waits for the first of its datagram.",
 }

@@ -1,6 +1,7 @@
 """A packet that has no session: may it open one, and in which pool (docs/model.md, "A new session").
 
-Nothing is changed here but what tells of a failed allocation, so a refused packet leaves no other trace.
+Nothing is changed here but what tells of a failed allocation and what a bounded search has drawn, so a refused packet
+leaves no other trace.
 """
 
 from typing import Any
@@ -8,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from dataplane.forwarding.balance import choose_backend, choose_nat_ip, flow_hash
-from dataplane.forwarding.classify import pool_number
+from dataplane.forwarding.classify import pool_number, slot_of_protocol
 from dataplane.forwarding.tables import find_rule
 from dataplane.kernel import kernel
-from dataplane.nat.ports import cap_index, free_ports, gives_back
+from dataplane.nat.ports import CAPPED, GIVES, NOT_FOUND, look_for_port
 from dataplane.nat.tcp import is_first_packet
-from dataplane.packets.headers import PROTOCOL_TCP
+from dataplane.packets.headers import PROTOCOL_ICMP, PROTOCOL_TCP
 from dataplane.verdict import Verdict
 
 _NOT_APPROVED = int(Verdict.CONNECTION_NOT_APPROVED)
@@ -24,33 +25,43 @@ _NO_BACKEND = int(Verdict.NO_HEALTHY_BACKEND)
 _TABLE_FULL = int(Verdict.SESSION_TABLE_FULL)
 _PORT_LIMIT = int(Verdict.ENDPOINT_PORT_LIMIT)
 _EXHAUSTED = int(Verdict.NAT_PORTS_EXHAUSTED)
+_NOT_FOUND = int(Verdict.NAT_PORT_NOT_FOUND)
+
+_NO_GRANT = (np.int64(-1), np.int64(-1), np.int64(-1), np.int64(-1))
 
 
 @kernel
 def admit(state: Any, packet: Any, point: Any, now: Any, leaving: Any) -> Any:
-    """Judge a new session: (0, pool, backend port) if it may be opened, else (verdict, -1, -1).
+    """Judge a new session: (verdict, grant). If the verdict is 0, it may be opened with the grant.
 
-    `leaving` is the row of a session that ends in its favour (a SYN that opens a closing one anew), or -1.
+    A grant is (pool, port offset or -1, backend port, row of timeouts). `leaving` is the row of a session that ends in
+    its favour (a SYN that opens a closing one anew), or -1.
     """
     endpoint = state.endpoints[packet["endpoint"]]
     protocol = np.int64(packet["protocol"])
     flow = packet["flow"]
     if not endpoint["approved"]:
-        return _NOT_APPROVED, np.int64(-1), np.int64(-1)
+        return _NOT_APPROVED, _NO_GRANT
     if not reaches(state.prefixes, point, (flow >> 32) & 0xFFFFFFFF):
-        return _UNREACHABLE, np.int64(-1), np.int64(-1)
+        return _UNREACHABLE, _NO_GRANT
     service = state.services[packet["service"]]
-    backend_port = find_rule(state.rules, np.int64(packet["service"]), protocol, flow & 0xFFFF)
-    if backend_port < 0:
-        return _NO_RULE, np.int64(-1), np.int64(-1)
+    timeouts = np.int64(service["timeouts"])
+    if protocol == PROTOCOL_ICMP:  # an echo request needs no rule
+        backend_port = np.int64(0)
+    else:
+        rule = find_rule(state.rules, np.int64(packet["service"]), protocol, flow & 0xFFFF)
+        if rule < 0:
+            return _NO_RULE, _NO_GRANT
+        backend_port = state.rules[rule, 3]
+        timeouts = state.rules[rule, 4]
     if protocol == PROTOCOL_TCP and not service["any_first_packet"] and not is_first_packet(packet["tcp_flags"]):
-        return _NOT_FIRST, np.int64(-1), np.int64(-1)
+        return _NOT_FIRST, _NO_GRANT
     if service["backends"] == 0:
-        return _NO_BACKEND, np.int64(-1), np.int64(-1)
+        return _NO_BACKEND, _NO_GRANT
 
     hashed = flow_hash(flow, endpoint["key"], protocol, service["distribution"])
     backend = choose_backend(state.backend_keys, service["first_backend"], service["backends"], hashed)
-    slot = np.int64(service["tcp_slot"] if protocol == PROTOCOL_TCP else service["udp_slot"])
+    slot = slot_of_protocol(service, protocol)
     first_choice = choose_nat_ip(state, packet, hashed, slot, backend, leaving)
     pool = pool_number(service, first_choice, slot, backend)
     if service["sessions_per_backend"] > 0:
@@ -59,25 +70,25 @@ def admit(state: Any, packet: Any, point: Any, now: Any, leaving: Any) -> Any:
         if leaving >= 0 and state.pools[state.sessions[leaving]["pool"]]["host"] == host:
             live -= 1
         if live >= service["sessions_per_backend"]:
-            return _TABLE_FULL, np.int64(-1), np.int64(-1)
+            return _TABLE_FULL, _NO_GRANT
 
-    free_but_capped = False
-    outcome = _try_pool(state, packet, pool, leaving)
-    if outcome == _GIVES:
-        return np.int64(0), pool, backend_port
-    if outcome == _CAPPED:
-        free_but_capped = True
+    found, offset = look_for_port(state, packet, pool, backend_port, leaving)
+    if found == GIVES:
+        return np.int64(0), (pool, offset, backend_port, timeouts)
+    capped = found == CAPPED
+    not_found = found == NOT_FOUND
     if service["spill"]:
         for nat_ip in range(service["nat_ips"]):
             if nat_ip != first_choice:
                 other = pool_number(service, np.int64(nat_ip), slot, backend)
-                outcome = _try_pool(state, packet, other, leaving)
-                if outcome == _GIVES:
-                    return np.int64(0), other, backend_port
-                if outcome == _CAPPED:
-                    free_but_capped = True
-    if free_but_capped:
-        return _PORT_LIMIT, np.int64(-1), np.int64(-1)
+                found, offset = look_for_port(state, packet, other, backend_port, leaving)
+                if found == GIVES:
+                    return np.int64(0), (other, offset, backend_port, timeouts)
+                capped = capped or found == CAPPED
+                not_found = not_found or found == NOT_FOUND
+    if capped:
+        return _PORT_LIMIT, _NO_GRANT
+    verdict = np.int64(_NOT_FOUND if not_found else _EXHAUSTED)
     state.pools[pool]["failures"] += 1
     nat_ip = state.nat_ips[state.pools[pool]["nat_ip"]]
     nat_ip["failures"] += 1
@@ -86,24 +97,8 @@ def admit(state: Any, packet: Any, point: Any, now: Any, leaving: Any) -> Any:
     if clock["exhausted_pool"] < 0:
         clock["exhausted_pool"] = pool
         clock["exhausted_at"] = now
-    return _EXHAUSTED, np.int64(-1), np.int64(-1)
-
-
-_FULL, _CAPPED, _GIVES = 0, 1, 2
-
-
-@kernel
-def _try_pool(state: Any, packet: Any, number: Any, leaving: Any) -> Any:
-    """Whether a pool has a port for this endpoint, once the leaving session has left."""
-    service_row = np.int64(packet["service"])
-    if free_ports(state, number, leaving) == 0:
-        return _FULL
-    cap = state.services[service_row]["endpoint_ports"]
-    if cap > 0:
-        taken = state.cap_counts[cap_index(state, service_row, packet["endpoint"], number)]
-        if taken - gives_back(state, number, leaving) >= cap:
-            return _CAPPED
-    return _GIVES
+        clock["exhausted_verdict"] = verdict
+    return verdict, _NO_GRANT
 
 
 @kernel

@@ -10,46 +10,66 @@ from typing import Any
 import numpy as np
 
 from dataplane.forwarding.admit import admit, note_new_session
-from dataplane.forwarding.classify import classify, judge, set_flow, total_length
+from dataplane.forwarding.classify import classify, judge, lookup, read_transport
 from dataplane.forwarding.count import count_in, count_out
-from dataplane.forwarding.translate import rewrite, step_ttl
-from dataplane.kernel import inlined, kernel, load16, load32, prefetch
+from dataplane.forwarding.icmp import rewrite_error
+from dataplane.forwarding.translate import rewrite, rewrite_addresses, step_ttl
+from dataplane.kernel import inlined, kernel, load32, prefetch
+from dataplane.nat.fragments import OVERLAP, UNRESOLVED
 from dataplane.nat.life import DONE, DRAIN_LOG, GROW_SESSIONS, open_session, pass_time, reopen, see
 from dataplane.nat.ports import session_at
 from dataplane.nat.sessions import find, has_room, hint_of, is_session
-from dataplane.nat.tcp import is_first_packet
+from dataplane.nat.tcp import HANDSHAKE_REVIVES, is_first_packet
 from dataplane.nat.timers import FOREVER, TICK_BITS
-from dataplane.packets.batch import FIRST_TIME, LAST_TIME, TIME_UNREPRESENTABLE
+from dataplane.packets.batch import FIRST_TIME, LAST_TIME, TIME_UNREPRESENTABLE, WAITED
 from dataplane.packets.checksum import reversed_change
-from dataplane.packets.headers import DESTINATION, DESTINATION_PORT, SOURCE, SOURCE_PORT
-from dataplane.records import CAPTURED_REPLY, CLOSING, EITHER, HELD, RESET, TO_CONSUMER, TO_SERVICE
+from dataplane.packets.headers import ACK, DESTINATION, PROTOCOL, SOURCE, TCP_ACKNOWLEDGEMENT
+from dataplane.records import (
+    CAPTURED_REPLY,
+    CLOSING,
+    EITHER,
+    FIRST_FRAGMENT,
+    HELD,
+    ICMP_ERROR,
+    LATER_FRAGMENT,
+    PLAIN,
+    RESET,
+    TO_CONSUMER,
+    TO_SERVICE,
+    UNUSED,
+)
 from dataplane.verdict import Verdict
 
 _FORWARDED = int(Verdict.FORWARDED)
 _BYPASSED = int(Verdict.BYPASSED)
 _FILTERED = int(Verdict.FILTERED)
 _NO_SESSION = int(Verdict.NO_SESSION)
+_UNRESOLVED = int(Verdict.FRAGMENT_UNRESOLVED)
+_OVERLAP = int(Verdict.FRAGMENT_OVERLAP)
+_UNMATCHED = int(Verdict.ICMP_UNMATCHED)
 
 #: A minute in nanoseconds: the grain of the metrics.
 MINUTE = 60_000_000_000
 
 
 @kernel
-def run(state: Any, frames: Any, data: Any, begin: Any, packets: Any, outcomes: Any) -> Any:
+def run(state: Any, frames: Any, data: Any, begin: Any, packets: Any, sides: Any) -> Any:
     """Send frames from `begin` on through the service; returns (status, first frame not yet done).
 
-    `packets` is scratch, one vector long. `outcomes` has a row per frame, or none when nobody asks.
+    `packets` is scratch, one vector long. `sides` is (datagrams, outcomes): each has a row per frame, or none
+    when there are no translated fragments, or nobody asks for outcomes.
     Status DONE: all frames are done; another: Python has to act before the frame can be.
     """
     count = len(frames)
+    tables = lookup(state)
     while begin < count:
         size = min(len(packets), count - begin)
         for k in range(size):
-            classify(state, frames[begin + k], data, packets[k])
+            classify(tables, frames[begin + k], data, packets[k])
         for k in range(size):
-            look_ahead(state, packets[k])
+            look_ahead(state.cells, state.sessions, packets[k])
         for k in range(size):
-            status = forward(state, frames[begin + k], data, packets[k], outcomes, begin + k)
+            status = forward(state, frames[begin + k], data, packets[k], sides, begin + k)
             if status != DONE:
                 return status, begin + k
         begin += size
@@ -67,18 +87,19 @@ def first_wrong(frames: Any, size: Any, points: Any) -> Any:
 
 
 @inlined
-def look_ahead(state: Any, packet: Any) -> None:
+def look_ahead(cells: Any, sessions: Any, packet: Any) -> None:
     """Find the session that a packet probably belongs to, and ask for its row."""
     if packet["direction"] == TO_SERVICE or packet["direction"] == CAPTURED_REPLY:
-        if packet["verdict"] == _FORWARDED:
-            packet["hint"] = hint_of(state.cells, np.int64(packet["tag"]))
+        if packet["verdict"] == _FORWARDED and packet["kind"] != LATER_FRAGMENT:
+            packet["hint"] = hint_of(cells, np.int64(packet["tag"]))
     if packet["hint"] >= 0:
-        prefetch(state.sessions, np.int64(packet["hint"]))
+        prefetch(sessions, np.int64(packet["hint"]))
 
 
 @inlined
-def forward(state: Any, frame: Any, data: Any, packet: Any, outcomes: Any, place: Any) -> Any:
+def forward(state: Any, frame: Any, data: Any, packet: Any, sides: Any, place: Any) -> Any:
     """One packet in its turn: all of it, or nothing but the passing of time and a status that is not DONE."""
+    datagrams, outcomes = sides
     clock = state.clock[0]
     now = clock["now"]
     usable = frame["flags"] & TIME_UNREPRESENTABLE == 0 and FIRST_TIME <= frame["time_ns"] <= LAST_TIME
@@ -92,16 +113,24 @@ def forward(state: Any, frame: Any, data: Any, packet: Any, outcomes: Any, place
             return status
 
     row = np.int64(-1)
+    slot = np.int64(UNRESOLVED)
+    if len(datagrams):
+        slot = np.int64(datagrams[place])
     if packet["direction"] == EITHER:
-        _tell_direction(state, frame, data, packet)
+        _tell_direction(state, frame, data, packet, slot)
     direction = packet["direction"]
     verdict = np.int64(packet["verdict"])
+    kind = packet["kind"]
+    if verdict == _FORWARDED and slot < 0 and (kind == FIRST_FRAGMENT or kind == LATER_FRAGMENT):
+        verdict = np.int64(_UNRESOLVED if slot == UNRESOLVED else _OVERLAP)
     if verdict == _FORWARDED:
-        if direction == TO_CONSUMER:
+        if kind == LATER_FRAGMENT:
+            row, verdict = _session_of_datagram(state, packet, slot)
+        elif direction == TO_CONSUMER:
             row, verdict = _session_of_port(state, packet)
         else:
             row = _session_of_flow(state, packet)
-            if direction == CAPTURED_REPLY:
+            if direction == CAPTURED_REPLY or kind == ICMP_ERROR:
                 if row < 0:
                     verdict = np.int64(_NO_SESSION)
             elif row < 0 or _opens_anew(state, packet, row):
@@ -112,8 +141,20 @@ def forward(state: Any, frame: Any, data: Any, packet: Any, outcomes: Any, place
                 point = np.int64(frame["point"])
                 number = clock["received"] + 1
                 row, verdict = _new_session(state, packet, point, number, now, row)
-        if verdict == _FORWARDED:
-            _translate(state, data, packet, direction, row, now)
+        if kind == PLAIN or kind == FIRST_FRAGMENT:
+            if verdict == _FORWARDED:
+                _translate(state, data, packet, direction, row, now)
+        elif verdict == _FORWARDED:
+            _translate_special(state, frame, data, packet, row, now)
+        elif kind == ICMP_ERROR:
+            verdict = np.int64(_UNMATCHED)
+            if direction == TO_CONSUMER:
+                packet["endpoint"] = -1
+    if kind == FIRST_FRAGMENT and slot >= 0:
+        datagram = state.datagrams[slot]
+        datagram["session"] = row
+        datagram["direction"] = direction
+        datagram["id"] = state.session_ends[row]["id"] if verdict == _FORWARDED else 0
 
     size = packet["bytes"]
     state.totals[verdict, 0] += 1
@@ -123,7 +164,8 @@ def forward(state: Any, frame: Any, data: Any, packet: Any, outcomes: Any, place
         state.endpoint_drops[endpoint, verdict] += 1  # the last row is nobody's
     if usable:
         if frame["time_ns"] < now:
-            clock["backward_times"] += 1
+            if frame["flags"] & WAITED == 0:
+                clock["backward_times"] += 1
         else:
             jump = now - clock["now"]
             if jump < 0:
@@ -153,27 +195,32 @@ def _start(state: Any, now: Any) -> None:
 
 
 @kernel
-def _tell_direction(state: Any, frame: Any, data: Any, packet: Any) -> None:
-    """Between two endpoints: a live reply comes first, else the packet travels to_service."""
-    direction = TO_SERVICE
+def _tell_direction(state: Any, frame: Any, data: Any, packet: Any, slot: Any) -> None:
+    """Between two endpoints: a live reply comes first, else the packet travels to_service.
+
+    A later fragment travels as the first of its datagram did.
+    """
     network = packet["network_header"]
-    if packet["fault"] == _FORWARDED:
-        transport = packet["transport_header"]
-        source = load32(data, network + SOURCE)
-        destination = load32(data, network + DESTINATION)
-        source_port = load16(data, transport + SOURCE_PORT)
-        destination_port = load16(data, transport + DESTINATION_PORT)
-        addressed = packet["endpoint"]
-        packet["endpoint"] = packet["source_endpoint"]
-        set_flow(state, packet, destination, destination_port, source_port)
-        if _session_of_flow(state, packet) >= 0:
-            direction = CAPTURED_REPLY
-        else:
-            packet["endpoint"] = addressed
-            set_flow(state, packet, source, source_port, destination_port)
-    packet["direction"] = direction
-    packet["service"] = state.endpoints[packet["endpoint"]]["service"]
-    judge(state, packet, direction, total_length(data, network, frame))
+    nobody = np.int64(-1)
+    route = (load32(data, network + SOURCE), load32(data, network + DESTINATION), nobody, nobody)
+    addressed, sender = packet["endpoint"], packet["source_endpoint"]
+    tables = lookup(state)
+    for direction in (CAPTURED_REPLY, TO_SERVICE):
+        packet["direction"] = direction
+        packet["endpoint"] = sender if direction == CAPTURED_REPLY else addressed
+        packet["source_endpoint"] = addressed if direction == CAPTURED_REPLY else sender
+        packet["service"] = state.endpoints[packet["endpoint"]]["service"]
+        packet["protocol"] = data[network + PROTOCOL]
+        packet["kind"] = PLAIN
+        read_transport(tables, frame, data, packet, np.int64(direction), route)
+        if direction == CAPTURED_REPLY and packet["fault"] == _FORWARDED:
+            if packet["kind"] == LATER_FRAGMENT:
+                at = slot if slot >= 0 else OVERLAP - slot
+                if slot != UNRESOLVED and state.datagrams[at]["id"] and state.datagrams[at]["direction"] == direction:
+                    break
+            elif _session_of_flow(state, packet) >= 0:
+                break
+    judge(tables, frame, packet, np.int64(packet["direction"]))
 
 
 @inlined
@@ -201,64 +248,120 @@ def _session_of_port(state: Any, packet: Any) -> Any:
     return row, np.int64(_FORWARDED)
 
 
+@kernel
+def _session_of_datagram(state: Any, packet: Any, slot: Any) -> Any:
+    """The live session that carried the first fragment of a datagram, and the verdict."""
+    datagram = state.datagrams[slot]
+    row = np.int64(datagram["session"])
+    if datagram["id"] == 0 or state.session_ends[row]["id"] != datagram["id"]:
+        return np.int64(-1), np.int64(_UNRESOLVED)
+    kind = state.sessions[row]["state"]
+    if kind == UNUSED or kind == HELD:
+        return np.int64(-1), np.int64(_UNRESOLVED)
+    packet["endpoint"] = state.sessions[row]["endpoint"]
+    return row, np.int64(_FORWARDED)
+
+
 @inlined
 def _opens_anew(state: Any, packet: Any, row: Any) -> Any:
     """Whether a consumer's packet is a SYN for a session that is closing or reset."""
     kind = state.sessions[row]["state"]
-    return (kind == CLOSING or kind == RESET) and is_first_packet(packet["tcp_flags"])
+    if (kind != CLOSING and kind != RESET) or not is_first_packet(packet["tcp_flags"]):
+        return False
+    return state.services[packet["service"]]["tcp_policy"] & HANDSHAKE_REVIVES == 0
 
 
 @kernel
 def _new_session(state: Any, packet: Any, point: Any, number: Any, now: Any, leaving: Any) -> Any:
     """Open a session, if it may be, after ending the one that it follows; returns its row and the verdict."""
-    verdict, pool, backend_port = admit(state, packet, point, now, leaving)
+    verdict, grant = admit(state, packet, point, now, leaving)
     if verdict != _FORWARDED:
         return np.int64(-1), verdict
     if leaving >= 0:
         reopen(state, leaving, now)
-    note_new_session(state, packet, pool)
-    row = open_session(state, packet, number, now, pool, backend_port)
+    note_new_session(state, packet, grant[0])
+    row = open_session(state, packet, number, now, grant)
     state.sessions[row]["point"] = point
     return row, verdict
+
+
+@inlined
+def _ends(session: Any, pool: Any, endpoints: Any, direction: Any) -> Any:
+    """What a packet of a session gets: ((sender's address, port), (receiver's address, port))."""
+    nat = np.int64(pool["nat_address"]), np.int64(session["nat_port"])
+    backend = np.int64(pool["backend_address"]), np.int64(session["backend_port"])
+    if direction == TO_SERVICE:
+        return nat, backend
+    if direction == CAPTURED_REPLY:
+        return backend, nat
+    flow = session["flow"]
+    endpoint = np.int64(endpoints[session["endpoint"]]["address"])
+    return (endpoint, flow & 0xFFFF), ((flow >> 32) & 0xFFFFFFFF, (flow >> 16) & 0xFFFF)
 
 
 @inlined
 def _translate(state: Any, data: Any, packet: Any, direction: Any, row: Any, now: Any) -> None:
     """Rewrite a packet of a live session, let the session see it, and count it."""
     session = state.sessions[row]
-    end = state.session_ends[row]
-    endpoint = np.int64(session["endpoint"])
-    counter = state.counters[endpoint]
-    size = packet["bytes"]
     pool = state.pools[session["pool"]]
-    decrement = np.int64(state.services[pool["service"]]["decrement_ttl"])
     header_delta = np.int64(session["address_delta"])
     transport_delta = np.int64(session["transport_delta"])
-    nat = np.int64(pool["nat_address"])
-    backend = np.int64(pool["backend_address"])
-    nat_port = np.int64(session["nat_port"])
-    backend_port = np.int64(session["backend_port"])
-    network = packet["network_header"]
-    if direction == TO_SERVICE:
-        header_delta += step_ttl(data, network, -decrement)
-        addresses = (nat << 32) | backend
-        ports = (nat_port << 16) | backend_port
-    elif direction == TO_CONSUMER:
-        header_delta = reversed_change(header_delta) + step_ttl(data, network, -decrement)
+    if direction == TO_CONSUMER:
+        header_delta = reversed_change(header_delta)
         transport_delta = reversed_change(transport_delta)
-        flow = session["flow"]
-        addresses = (np.int64(state.endpoints[endpoint]["address"]) << 32) | ((flow >> 32) & 0xFFFFFFFF)
-        ports = ((flow & 0xFFFF) << 16) | ((flow >> 16) & 0xFFFF)
-    else:
-        header_delta += step_ttl(data, network, decrement)
-        addresses = (backend << 32) | nat
-        ports = (backend_port << 16) | nat_port
-    rewrite(data, packet, addresses, ports, header_delta, transport_delta)
+    header_delta += _step_ttl(state.services, pool, data, packet, direction)
+    sender, receiver = _ends(session, pool, state.endpoints, direction)
+    rewrite(data, packet, sender, receiver, header_delta, transport_delta)
+    if len(state.acks) > 1 and packet["tcp_flags"] & ACK:
+        _note_acknowledgement(state.services, state.acks, data, packet, row)
     see(state, row, np.int64(packet["tcp_flags"]), direction == TO_SERVICE, now)
-    if direction == TO_SERVICE:
-        count_in(session, end, counter, size)
+    _count(session, state.session_ends[row], state.counters, packet, direction)
+
+
+@kernel
+def _note_acknowledgement(services: Any, acks: Any, data: Any, packet: Any, row: Any) -> None:
+    """Keep what the sender expects next, for a reset at an idle time-out."""
+    if services[packet["service"]]["idle_reset"]:
+        side = 0 if packet["direction"] == TO_SERVICE else 1
+        acks[row, side] = load32(data, packet["transport_header"] + TCP_ACKNOWLEDGEMENT)
+
+
+@kernel
+def _translate_special(state: Any, frame: Any, data: Any, packet: Any, row: Any, now: Any) -> None:
+    """The same for a later fragment (it has no transport header) and an ICMP error (the session does not see it)."""
+    direction = packet["direction"]
+    network = packet["network_header"]
+    session = state.sessions[row]
+    pool = state.pools[session["pool"]]
+    sender, receiver = _ends(session, pool, state.endpoints, direction)
+    header_delta = _step_ttl(state.services, pool, data, packet, direction)
+    if packet["kind"] == ICMP_ERROR:
+        there = np.int64(frame["captured"]) - (network - frame["offset"])
+        rewrite_error(data, network, min(there, packet["bytes"]), header_delta, sender, receiver)
+        state.session_ends[row]["last_packet"] = now
     else:
-        count_out(session, end, counter, size)
+        address_delta = np.int64(session["address_delta"])
+        header_delta += reversed_change(address_delta) if direction == TO_CONSUMER else address_delta
+        rewrite_addresses(data, network, sender, receiver, header_delta)
+        see(state, row, np.int64(0), direction == TO_SERVICE, now)
+    _count(session, state.session_ends[row], state.counters, packet, direction)
+
+
+@inlined
+def _step_ttl(services: Any, pool: Any, data: Any, packet: Any, direction: Any) -> Any:
+    """Move the time to live on; returns what that adds to the header's delta."""
+    decrement = np.int64(services[pool["service"]]["decrement_ttl"])
+    return step_ttl(data, packet["network_header"], decrement if direction == CAPTURED_REPLY else -decrement)
+
+
+@inlined
+def _count(session: Any, end: Any, counters: Any, packet: Any, direction: Any) -> None:
+    """Count a forwarded packet for its session and its endpoint."""
+    counter = counters[session["endpoint"]]
+    if direction == TO_SERVICE:
+        count_in(session, end, counter, packet["bytes"])
+    else:
+        count_out(session, end, counter, packet["bytes"])
 
 
 @inlined

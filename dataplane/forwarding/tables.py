@@ -11,21 +11,30 @@ from numpy.typing import NDArray
 
 from dataplane.kernel import inlined, kernel
 from dataplane.memory import sparse, zeroed
+from dataplane.nat.fragments import DATAGRAMS
 from dataplane.nat.hashing import GOLDEN, key64
-from dataplane.nat.ports import RANDOM, SEQUENTIAL
+from dataplane.nat.ports import BLOCK, BUCKETS, HASH, HASH_BUCKETS, PRESERVE, RANDOM, SEQUENTIAL
+from dataplane.nat.tcp import CLOSING_REFRESHES, DATA_REVIVES, FIRST_FIN_CLOSES, HANDSHAKE_REVIVES
 from dataplane.nat.timers import FOREVER, LEVELS, SLOTS
-from dataplane.packets.headers import PROTOCOL_TCP, PROTOCOL_UDP
+from dataplane.packets.headers import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
 from dataplane.records import (
     ADDRESS,
     CLOCK,
     CLOSING,
+    DATAGRAM,
     DUE,
     ENDED,
     ENDPOINT,
     ENDPOINT_COUNTER,
     ESTABLISHED,
+    HALF_CLOSED,
     HALF_OPEN,
     HELD,
+    ICMP_ALL,
+    ICMP_ERRORS,
+    ICMP_NONE,
+    ICMP_QUERY,
+    IDLE_RESET,
     NAT_IP,
     POOL,
     RESET,
@@ -35,9 +44,13 @@ from dataplane.records import (
     STATES,
     TIMER,
     UDP_ACTIVE,
+    UDP_UNREPLIED,
     State,
 )
-from dataplane.topology.model import PrivateLinkService, Topology
+from dataplane.records import (
+    BLOCK as BLOCK_ROW,
+)
+from dataplane.topology.model import NatPolicy, PrivateLinkService, Topology
 from dataplane.verdict import Verdict
 
 FIVE_TUPLE, SOURCE_IP, SOURCE_IP_PROTOCOL = 0, 1, 2
@@ -45,8 +58,16 @@ BY_HASH, ROUND_ROBIN, FILL_FIRST, PAIRED = 0, 1, 2, 3
 
 _DISTRIBUTIONS = {"five_tuple": FIVE_TUPLE, "source_ip": SOURCE_IP, "source_ip_protocol": SOURCE_IP_PROTOCOL}
 _SELECTIONS = {"hash": BY_HASH, "round_robin": ROUND_ROBIN, "fill_first": FILL_FIRST, "paired": PAIRED}
-_ALLOCATIONS = {"random": RANDOM, "sequential": SEQUENTIAL}
-PROTOCOL_NUMBERS = {"tcp": PROTOCOL_TCP, "udp": PROTOCOL_UDP}
+_ALLOCATIONS = {
+    "random": RANDOM,
+    "sequential": SEQUENTIAL,
+    "preserve": PRESERVE,
+    "hash": HASH,
+    "hash_buckets": HASH_BUCKETS,
+    "block": BLOCK,
+}
+_ICMP = {"none": ICMP_NONE, "errors": ICMP_ERRORS, "all": ICMP_ALL}
+PROTOCOL_NUMBERS = {"tcp": PROTOCOL_TCP, "udp": PROTOCOL_UDP, "icmp": PROTOCOL_ICMP}
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 
 #: Scopes of an address besides the points: endpoints at point p have scope 2p, NAT IPs 2p + 1.
@@ -78,12 +99,12 @@ def look_up(addresses: Any, scope: Any, address: Any) -> Any:
 
 @kernel
 def find_rule(rules: Any, service: Any, protocol: Any, port: Any) -> Any:
-    """The backend port of a service's load-balancing rule, or -1."""
+    """The row of a service's load-balancing rule, or -1."""
     mask = len(rules) - 1
     at = slot_of((service << 8) | protocol, port, mask)
     while rules[at, 0] >= 0:
         if rules[at, 0] == service and rules[at, 1] == protocol and rules[at, 2] == port:
-            return rules[at, 3]
+            return at
         at = (at + 1) & mask
     return np.int64(-1)
 
@@ -104,26 +125,52 @@ def _address_table(entries: list[tuple[int, int, int]]) -> NDArray[Any]:
     return table
 
 
-def _rule_table(services: tuple[PrivateLinkService, ...]) -> NDArray[np.int64]:
-    rules = [
-        (number, PROTOCOL_NUMBERS[rule.protocol], rule.frontend_port, rule.backend_port)
-        for number, service in enumerate(services)
-        for rule in service.load_balancer.rules
-    ]
-    table = np.full((_table_size(len(rules)), 4), -1, np.int64)
+def _rule_table(rows: list[tuple[int, int, int, int, int]]) -> NDArray[np.int64]:
+    table = np.full((_table_size(len(rows)), 5), -1, np.int64)
     mask = len(table) - 1
-    for service, protocol, port, backend_port in rules:
+    for row in rows:
+        service, protocol, port = row[:3]
         at = int(slot_of(np.int64((service << 8) | protocol), np.int64(port), np.int64(mask)))
         while table[at, 0] >= 0:
             at = (at + 1) & mask
-        table[at] = (service, protocol, port, backend_port)
+        table[at] = row
     return table
 
 
 def protocols_of(service: PrivateLinkService) -> list[str]:
-    """The protocols of a service's rules, in the order of its pools: tcp before udp."""
+    """The protocols of a service's pools, in order: tcp and udp if it has rules for them, icmp if it takes echo."""
     used = {rule.protocol for rule in service.load_balancer.rules}
-    return [name for name in ("tcp", "udp") if name in used]
+    names: list[str] = [name for name in ("tcp", "udp") if name in used]
+    return [*names, "icmp"] if service.nat.icmp == "all" else names
+
+
+def _timeouts(nat: NatPolicy, idle_timeout: int | None) -> tuple[int, ...]:
+    """A row of State.timeouts, for sessions of a rule with such a time-out of its own."""
+    limits = nat.timeouts
+    most = idle_timeout or FOREVER
+    half_closed = limits.tcp_established if limits.tcp_half_closed is None else limits.tcp_half_closed
+    unreplied = limits.udp if limits.udp_unreplied is None else limits.udp_unreplied
+    row = [0] * STATES
+    row[HALF_OPEN] = limits.tcp_half_open
+    row[ESTABLISHED] = min(limits.tcp_established, most)
+    row[HALF_CLOSED] = min(half_closed, most)
+    row[CLOSING] = limits.tcp_closing
+    row[RESET] = limits.tcp_reset
+    row[UDP_ACTIVE] = min(limits.udp, most)
+    row[UDP_UNREPLIED] = min(unreplied, most)
+    row[ICMP_QUERY] = limits.icmp
+    row[HELD] = nat.port_hold
+    return tuple(row)
+
+
+def _tcp_policy(nat: NatPolicy) -> int:
+    tcp = nat.tcp
+    return (
+        (FIRST_FIN_CLOSES if tcp.closing == "first_fin" else 0)
+        | (DATA_REVIVES if tcp.reset == "until_data" else 0)
+        | (HANDSHAKE_REVIVES if tcp.reopen == "handshake" else 0)
+        | (CLOSING_REFRESHES if tcp.closing_refresh else 0)
+    )
 
 
 def _prefixes(topology: Topology, points: dict[str, int]) -> NDArray[np.int64]:
@@ -170,17 +217,23 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
             point_kinds[point] |= POINT_HAS_ENDPOINTS
 
     service_table = np.zeros(len(services), SERVICE)
-    timeouts = np.zeros((max(1, len(services)), STATES), np.int64)
+    timeouts: dict[tuple[int, ...], int] = {}  # each different row once
+    probe_runs: list[int] = []
+    rules: list[tuple[int, int, int, int, int]] = []
     backend_keys: list[int] = []
     pools: list[tuple[Any, ...]] = []
     nat_ips: list[tuple[int, int]] = []
     hosts: dict[tuple[str, int], int] = {}
-    ports = words = caps = 0
+    ports = words = caps = counters = blocks = 0
     for number, service in enumerate(services):
         nat, balancer = service.nat, service.load_balancer
         point = points[service.virtual_network]
         protocols = protocols_of(service)
         allocation = _ALLOCATIONS[nat.port_allocation]
+        has_bitmap = allocation not in (RANDOM, PRESERVE) or bool(nat.probe_runs)
+        pool_counters = {HASH: 1, HASH_BUCKETS: BUCKETS}.get(allocation, 0)
+        size = nat.nat_ports.size
+        pool_blocks = -(-size // nat.block_size) if allocation == BLOCK else 0
         slots = {name: slot for slot, name in enumerate(protocols)}
         service_table[number] = (
             len(pools),
@@ -189,12 +242,21 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
             len(protocols),
             slots.get("tcp", -1),
             slots.get("udp", -1),
+            slots.get("icmp", -1),
             len(backend_keys),
             _DISTRIBUTIONS[balancer.distribution],
             _SELECTIONS[nat.nat_ip_selection],
-            allocation,
             nat.spill,
             nat.first_packet == "any",
+            _tcp_policy(nat),
+            _ICMP[nat.icmp],
+            nat.fragments == "translate",
+            nat.idle_reset,
+            timeouts.setdefault(_timeouts(nat, None), len(timeouts)),
+            len(nat.probe_runs),
+            len(probe_runs),
+            nat.block_size,
+            nat.blocks_per_endpoint or 0,
             nat.ports_per_endpoint or 0,
             nat.sessions_per_backend or 0,
             endpoints_of_service[number],
@@ -203,18 +265,21 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
             caps,
             key64(seed, "nat_ip", service.name),
         )
-        limits = nat.timeouts
-        timeouts[number, HALF_OPEN] = limits.tcp_half_open
-        timeouts[number, ESTABLISHED] = limits.tcp_established
-        timeouts[number, CLOSING] = limits.tcp_closing
-        timeouts[number, RESET] = limits.tcp_reset
-        timeouts[number, UDP_ACTIVE] = limits.udp
-        timeouts[number, HELD] = nat.port_hold
+        probe_runs += nat.probe_runs
+        rules += (
+            (
+                number,
+                PROTOCOL_NUMBERS[rule.protocol],
+                rule.frontend_port,
+                rule.backend_port,
+                timeouts.setdefault(_timeouts(nat, rule.idle_timeout), len(timeouts)),
+            )
+            for rule in balancer.rules
+        )
         for place, backend in enumerate(balancer.backend_pool):
             backend_keys.append(int(key64(seed, "backend", service.name, str(backend))))
             addresses.append((BACKENDS_OF + number, int(backend), place))
             hosts.setdefault((service.virtual_network, int(backend)), len(hosts))
-        size = nat.nat_ports.size
         place_of_pool = 0
         for index, nat_ip in enumerate(service.nat_ips):
             addresses.append((2 * point + 1, int(nat_ip), len(nat_ips)))
@@ -236,7 +301,10 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
                             hosts[service.virtual_network, int(backend)],
                             key64(seed, "pool", service.name, str(nat_ip), protocol, str(backend)),
                             0,
-                            words if allocation == SEQUENTIAL else -1,
+                            words if has_bitmap else -1,
+                            counters,
+                            blocks,
+                            allocation,
                             -1,
                             0,
                             0,
@@ -247,7 +315,9 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
                     )
                     place_of_pool += 1
                     ports += size
-                    if allocation == SEQUENTIAL:
+                    counters += pool_counters
+                    blocks += pool_blocks
+                    if has_bitmap:
                         words += (size + 63) // 64
             nat_ips.append((number, index))
         if nat.ports_per_endpoint:
@@ -259,6 +329,8 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
     pool_table = np.zeros(len(pools), POOL)
     for row, fields in enumerate(pools):
         pool_table[row] = fields
+    if len(timeouts) > 1 << 16:
+        raise ValueError(f"{len(timeouts)} different sets of time-outs; a simulator takes {1 << 16}")
     used_ports = np.zeros(words, np.uint64)
     for pool in pool_table:
         # Bits beyond the range's end are used for ever.
@@ -277,14 +349,17 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         prefixes=_prefixes(topology, points),
         endpoints=endpoints,
         services=service_table,
-        rules=_rule_table(services),
-        timeouts=timeouts,
+        rules=_rule_table(rules),
+        timeouts=np.array([*timeouts] or [(0,) * STATES], np.int64),
+        probe_runs=np.array(probe_runs, np.int64),
         backend_keys=np.array(backend_keys, np.uint64),
         pools=pool_table,
         nat_ips=nat_ip_table,
         free_ports=sparse(ports, np.uint16),
         port_session=sparse(ports, np.int32),
         used_ports=used_ports,
+        port_counters=np.zeros(counters, np.int64),
+        blocks=np.zeros(blocks, BLOCK_ROW),
         cap_counts=np.zeros(caps, np.int32),
         cursors=np.zeros(len(backend_keys), np.int64),
         host_sessions=np.zeros(len(hosts), np.int64),
@@ -292,13 +367,16 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         session_ends=zeroed(rows, SESSION_END),
         timers=zeroed(rows, TIMER),
         cells=zeroed(2 * rows, np.uint64),
+        acks=np.zeros((rows if any(s.nat.idle_reset for s in services) else 1, 2), np.uint32),
         slots=np.zeros(LEVELS * SLOTS, np.int32),
         slot_bits=np.zeros(LEVELS * SLOTS // 64, np.uint64),
         due=np.zeros(rows, DUE),
+        datagrams=np.zeros(DATAGRAMS, DATAGRAM),
         clock=clock,
         counters=np.zeros(len(endpoints), ENDPOINT_COUNTER),
         endpoint_drops=np.zeros((len(endpoints) + 1, len(Verdict)), np.int64),
         totals=np.zeros((len(Verdict), 2), np.int64),
         ended=np.zeros(4, np.int64),
         log=np.zeros(1 << 16 if logging else 1, ENDED),
+        resets=np.zeros(1 << 12, IDLE_RESET),
     )

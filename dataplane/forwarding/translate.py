@@ -10,6 +10,9 @@ from dataplane.packets.headers import (
     DESTINATION,
     DESTINATION_PORT,
     HEADER_CHECKSUM,
+    ICMP_CHECKSUM,
+    ICMP_IDENTIFIER,
+    PROTOCOL_ICMP,
     PROTOCOL_TCP,
     SOURCE,
     SOURCE_PORT,
@@ -37,15 +40,24 @@ def step_ttl(data: Any, network: Any, step: Any) -> Any:
 
 
 @inlined
-def rewrite(data: Any, packet: Any, addresses: Any, ports: Any, header_delta: Any, transport_delta: Any) -> None:
-    """Write addresses (source << 32 | destination) and ports (source << 16 | destination), adjust checksums."""
-    network = packet["network_header"]
-    transport = packet["transport_header"]
-    store32(data, network + SOURCE, addresses >> 32)
-    store32(data, network + DESTINATION, addresses)
+def rewrite_addresses(data: Any, network: Any, sender: Any, receiver: Any, header_delta: Any) -> None:
+    """Write the addresses of `sender` and `receiver`, (address, port) each, and adjust the IPv4 checksum."""
+    store32(data, network + SOURCE, sender[0])
+    store32(data, network + DESTINATION, receiver[0])
     adjust(data, network + HEADER_CHECKSUM, header_delta)
-    store16(data, transport + SOURCE_PORT, ports >> 16)
-    store16(data, transport + DESTINATION_PORT, ports)
+
+
+@inlined
+def rewrite(data: Any, packet: Any, sender: Any, receiver: Any, header_delta: Any, transport_delta: Any) -> None:
+    """Write addresses and ports of `sender` and `receiver`, adjust checksums; echo has one identifier."""
+    transport = packet["transport_header"]
+    rewrite_addresses(data, packet["network_header"], sender, receiver, header_delta)
+    if packet["protocol"] == PROTOCOL_ICMP:
+        store16(data, transport + ICMP_IDENTIFIER, sender[1] | receiver[1])  # the other side's port is zero
+        adjust(data, transport + ICMP_CHECKSUM, transport_delta)
+        return
+    store16(data, transport + SOURCE_PORT, sender[1])
+    store16(data, transport + DESTINATION_PORT, receiver[1])
     if packet["protocol"] == PROTOCOL_TCP:
         adjust(data, transport + TCP_CHECKSUM, transport_delta)
     else:

@@ -62,6 +62,7 @@ def summarise(topology: Topology, state: State, series: Series, seed: int) -> di
             "created": int(state.counters["sessions_created"].sum()),
             "active": int(clock["live"]),
             "ended": {word: int(count) for word, count in zip(END_WORDS, state.ended, strict=True)},
+            "resets_sent": int(clock["resets_sent"]),
         },
         "first_exhaustion": _first_exhaustion(topology, state),
         "times": {"backward": int(clock["backward_times"]), "unusable": int(clock["unusable_times"])},
@@ -132,4 +133,5 @@ def _first_exhaustion(topology: Topology, state: State) -> dict[str, Any] | None
         "nat_ip": str(service.nat_ips[row["index"]]),
         "protocol": protocols[protocol],
         "backend": str(backends[backend]),
+        "reason": str(Verdict(int(clock["exhausted_verdict"]))),
     }

@@ -10,21 +10,38 @@ import numpy as np
 from dataplane.kernel import inlined, kernel
 from dataplane.nat.ports import cap_index, give_port, note_use, take_port
 from dataplane.nat.sessions import give_row, insert, remove, tag_of, take_row
-from dataplane.nat.tcp import is_first_packet, seen_after, state_after
+from dataplane.nat.tcp import CLOSING_REFRESHES, closed_after, is_first_packet, seen_after, seen_in, state_after
 from dataplane.nat.timers import arm, deadline, disarm, pop_due
 from dataplane.packets.checksum import address_change, fold, word_change
-from dataplane.packets.headers import FIN, PROTOCOL_UDP, RST
-from dataplane.records import CLOSED, CLOSING, ESTABLISHED, HALF_OPEN, HELD, IDLE, RESET, UDP_ACTIVE, WAS_RESET
+from dataplane.packets.headers import FIN, PROTOCOL_ICMP, PROTOCOL_UDP, RST
+from dataplane.records import (
+    CLOSED,
+    CLOSING,
+    ESTABLISHED,
+    HALF_CLOSED,
+    HALF_OPEN,
+    HELD,
+    ICMP_QUERY,
+    IDLE,
+    RESET,
+    UDP_ACTIVE,
+    UDP_UNREPLIED,
+    WAS_RESET,
+)
 
 #: What a kernel asks Python to do before it can go on with the same packet.
 DONE, END_MINUTE, GROW_SESSIONS, DRAIN_LOG = 0, 1, 2, 3
 
 
 @kernel
-def open_session(state: Any, packet: Any, number: Any, now: Any, pool_number: Any, backend_port: Any) -> Any:
-    """Make the session of a consumer's packet (the `number`th received) in a pool with a free port; returns its row."""
+def open_session(state: Any, packet: Any, number: Any, now: Any, grant: Any) -> Any:
+    """Make the session of a consumer's packet, the `number`th received; returns its row.
+
+    `grant` is what it was admitted to: (pool, port offset or -1, backend port, row of timeouts).
+    """
+    pool_number, offset, backend_port, timeouts = grant
     row = take_row(state)
-    offset = take_port(state, pool_number, row)
+    offset = take_port(state, packet, pool_number, backend_port, row, offset)
     note_use(state, pool_number, 1, now)
     pool = state.pools[pool_number]
     endpoint_row = np.int64(packet["endpoint"])
@@ -37,6 +54,8 @@ def open_session(state: Any, packet: Any, number: Any, now: Any, pool_number: An
         np.int64(endpoint["address"]), np.int64(pool["backend_address"])
     )
     ports = word_change((flow >> 16) & 0xFFFF, nat_port) + word_change(flow & 0xFFFF, backend_port)
+    # ICMP's checksum covers no addresses.
+    transport = ports if packet["protocol"] == PROTOCOL_ICMP else addresses + ports
 
     session = state.sessions[row]
     session["flow"] = flow
@@ -46,7 +65,8 @@ def open_session(state: Any, packet: Any, number: Any, now: Any, pool_number: An
     session["nat_port"] = nat_port
     session["backend_port"] = backend_port
     session["address_delta"] = fold(addresses)
-    session["transport_delta"] = fold(addresses + ports)
+    session["transport_delta"] = fold(transport)
+    session["timeouts"] = timeouts
     session["last_refresh"] = now
     session["packets_in"] = 0
     session["packets_out"] = 0
@@ -62,13 +82,24 @@ def open_session(state: Any, packet: Any, number: Any, now: Any, pool_number: An
     # The packet that opens the session is applied to it as well.
     if packet["protocol"] == PROTOCOL_UDP:
         session["seen"] = 0
-        session["state"] = UDP_ACTIVE
+        # Where the two have one time-out, nobody could tell them apart.
+        one = state.timeouts[timeouts, UDP_UNREPLIED] == state.timeouts[timeouts, UDP_ACTIVE]
+        session["state"] = UDP_ACTIVE if one else UDP_UNREPLIED
+    elif packet["protocol"] == PROTOCOL_ICMP:
+        session["seen"] = 0
+        session["state"] = ICMP_QUERY
     else:
         flags = np.int64(packet["tcp_flags"])
         seen = seen_after(0, flags, True)
-        session["seen"] = seen
-        session["state"] = state_after(HALF_OPEN if is_first_packet(flags) else ESTABLISHED, seen, flags, True)
+        policy = np.int64(state.services[service]["tcp_policy"])
+        before = HALF_OPEN if is_first_packet(flags) else ESTABLISHED
+        after = state_after(before, seen, flags, True, policy)
+        session["seen"] = seen_in(after, seen_in(before, seen))
+        session["state"] = after
 
+    if state.services[service]["idle_reset"]:
+        state.acks[row, 0] = 0
+        state.acks[row, 1] = 0
     insert(state.cells, np.int64(packet["tag"]), row)
     arm(state, row, deadline(state, row))
     state.host_sessions[pool["host"]] += 1
@@ -87,21 +118,50 @@ def see(state: Any, row: Any, flags: Any, from_consumer: Any, now: Any) -> None:
     session = state.sessions[row]
     before = session["state"]
     if before == CLOSING or before == RESET:
-        state.session_ends[row]["last_packet"] = now
+        _see_closed(state, row, flags, from_consumer, now)
         return
     session["last_refresh"] = now
-    if before == UDP_ACTIVE or (before == ESTABLISHED and flags & (FIN | RST) == 0):
+    if before == UDP_ACTIVE or (before == ESTABLISHED and flags & (FIN | RST) == 0) or before == ICMP_QUERY:
         return
+    if before == UDP_UNREPLIED:
+        if not from_consumer:
+            _move(state, row, np.int64(UDP_ACTIVE))
+        return
+    policy = np.int64(state.services[state.pools[session["pool"]]["service"]]["tcp_policy"])
     seen = seen_after(np.int64(session["seen"]), flags, from_consumer)
-    after = state_after(np.int64(before), seen, flags, from_consumer)
-    session["seen"] = seen
+    after = state_after(np.int64(before), seen, flags, from_consumer, policy)
+    session["seen"] = seen_in(after, seen)
     if after != before:
-        session["state"] = after
-        service = state.pools[session["pool"]]["service"]
-        if state.timeouts[service, after] < state.timeouts[service, before]:
-            # The timer stands where the old state put it, which may be too late.
-            disarm(state, row)
-            arm(state, row, deadline(state, row))
+        _move(state, row, np.int64(after))
+
+
+@kernel
+def _see_closed(state: Any, row: Any, flags: Any, from_consumer: Any, now: Any) -> None:
+    """The same for a session that is closing or reset, which a packet prolongs or revives only by policy."""
+    session = state.sessions[row]
+    before = np.int64(session["state"])
+    policy = np.int64(state.services[state.pools[session["pool"]]["service"]]["tcp_policy"])
+    after, seen = closed_after(before, np.int64(session["seen"]), flags, from_consumer, policy)
+    session["seen"] = seen
+    if after != before or policy & CLOSING_REFRESHES:
+        session["last_refresh"] = now
+    else:
+        state.session_ends[row]["last_packet"] = now
+    if after != before:
+        _move(state, row, after)
+
+
+@kernel
+def _move(state: Any, row: Any, after: Any) -> None:
+    """Put a session into another state; `last_refresh` is set already."""
+    session = state.sessions[row]
+    before = session["state"]
+    session["state"] = after
+    timeouts = session["timeouts"]
+    if state.timeouts[timeouts, after] < state.timeouts[timeouts, before]:
+        # The timer stands where the old state put it, which may be too late.
+        disarm(state, row)
+        arm(state, row, deadline(state, row))
 
 
 @kernel
@@ -128,7 +188,7 @@ def end_session(state: Any, row: Any, how: Any, moment: Any) -> None:
     clock["live"] -= 1
     if clock["logging"]:
         _log(state, row, how, moment)
-    if state.timeouts[pool["service"], HELD] > 0:
+    if state.timeouts[session["timeouts"], HELD] > 0:
         session["state"] = HELD
         session["last_refresh"] = moment
         pool["held"] += 1
@@ -194,10 +254,10 @@ def list_live(state: Any, entries: Any, open_mark: Any) -> Any:
 
 @kernel
 def end_all_due(state: Any, until: Any) -> Any:
-    """End and release everything whose moment has come by `until`, in order; DRAIN_LOG if the log is full."""
+    """End and release everything whose moment has come by `until`, in order; DRAIN_LOG if a log is full."""
     clock = state.clock[0]
     while clock["next_due"] <= until:
-        if clock["logged"] == len(state.log):
+        if clock["logged"] == len(state.log) or clock["resets"] == len(state.resets):
             return DRAIN_LOG
         row = pop_due(state, until)
         if row < 0:
@@ -208,8 +268,32 @@ def end_all_due(state: Any, until: Any) -> Any:
             state.pools[session["pool"]]["held"] -= 1
             release(state, row, moment)
         else:
+            if session["state"] == ESTABLISHED or session["state"] == HALF_CLOSED:
+                if state.services[state.pools[session["pool"]]["service"]]["idle_reset"]:
+                    _note_idle_reset(state, row, moment)
             end_session(state, row, how_it_ends(session["state"]), moment)
     return DONE
+
+
+@kernel
+def _note_idle_reset(state: Any, row: Any, moment: Any) -> None:
+    """Write down what has to be known to reset both sides of a session."""
+    clock = state.clock[0]
+    session = state.sessions[row]
+    entry = state.resets[clock["resets"]]
+    clock["resets"] += 1
+    clock["resets_sent"] += 2
+    entry["id"] = state.session_ends[row]["id"]
+    entry["flow"] = session["flow"]
+    entry["moment"] = moment
+    entry["received"] = clock["received"]
+    entry["to_consumer"] = state.acks[row, 0]
+    entry["to_backend"] = state.acks[row, 1]
+    entry["endpoint"] = session["endpoint"]
+    entry["pool"] = session["pool"]
+    entry["nat_port"] = session["nat_port"]
+    entry["backend_port"] = session["backend_port"]
+    entry["point"] = session["point"]
 
 
 @kernel

@@ -1,8 +1,13 @@
-"""NAT ports: one pool per (NAT IP, protocol, backend), exact allocation, and the gauges that watch it.
+"""NAT ports: one pool per (NAT IP, protocol, backend), how a port is found in it, and the gauges that watch it.
 
-A pool's ports index an array, so (pool, port) gives the session without a hash. Its arrays start as untouched
-zero pages: an entry i of the free list is stored as `port offset xor i`, so that a list of zeros is the whole
-range in order and a pool that is never used costs no memory.
+A pool's ports index an array, so (pool, port) gives the session without a hash: `port_session` holds the row plus one
+of the session that has a port; zero or less says that it is free. Which ports are free is kept in one of two ways:
+
+- a list (`random` and `preserve`), from which any entry is taken in constant time. It starts as untouched zero pages:
+  entry i is stored as `port offset xor i`, so that a list of zeros is the whole range in order and a pool that is never
+  used costs no memory. Where single ports are asked for (`preserve`), `port_session` of a free port is minus its place
+  in the list minus one, or zero while that is its natural one;
+- a bitmap (all others, and whatever searches with bounded probes), in which the next free port is found.
 """
 
 from typing import Any
@@ -13,27 +18,166 @@ from dataplane.kernel import inlined, kernel, trailing_zeros
 from dataplane.nat.hashing import GOLDEN, mix, scale
 from dataplane.records import HELD
 
-RANDOM, SEQUENTIAL = 0, 1
+RANDOM, SEQUENTIAL, PRESERVE, HASH, HASH_BUCKETS, BLOCK = 0, 1, 2, 3, 4, 5
+
+#: Counters of a pool under `hash_buckets` (TABLE_LENGTH of RFC 6056 algorithm 4).
+BUCKETS = 64
+
+#: What a look for a port came to.
+FULL, CAPPED, NOT_FOUND, GIVES = 0, 1, 2, 3
 
 _ONE = np.uint64(1)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-@kernel
-def take_port(state: Any, number: Any, row: Any) -> Any:
-    """A free port of a pool that has one, as an offset from the first; it now belongs to session `row`."""
+# --- looking: nothing is changed but what a bounded search has drawn ------------------------------------------------
+
+
+@inlined
+def look_for_port(state: Any, packet: Any, number: Any, backend_port: Any, leaving: Any) -> Any:
+    """Whether a pool has a port for a packet's endpoint, once the session in row `leaving` (or -1) has left.
+
+    Returns (FULL, CAPPED, NOT_FOUND or GIVES, the port's offset); offset -1 leaves the choice to `take_port`.
+    """
     pool = state.pools[number]
-    if pool["words"] >= 0:
-        offset = _lowest_after_cursor(state.used_ports, pool)
+    service_row = np.int64(pool["service"])
+    returned = gives_back(state, number, leaving) if leaving >= 0 else np.int64(0)
+    if pool["free"] + returned == 0:
+        return np.int64(FULL), np.int64(-1)
+    cap = state.services[service_row]["endpoint_ports"]
+    if cap > 0:
+        endpoint = np.int64(packet["endpoint"])
+        if state.cap_counts[cap_index(state, service_row, endpoint, number)] - returned >= cap:
+            return np.int64(CAPPED), np.int64(-1)
+    if pool["words"] < 0:
+        return np.int64(GIVES), np.int64(-1)
+    return _search(state, packet, number, backend_port, leaving)
+
+
+@kernel
+def _search(state: Any, packet: Any, number: Any, backend_port: Any, leaving: Any) -> Any:
+    """The same for a pool with a bitmap, which has a free port."""
+    pool = state.pools[number]
+    service = state.services[pool["service"]]
+    if service["probes"] > 0:
+        offset = _probe(state, packet, number, backend_port, leaving)
+        return np.int64(GIVES if offset >= 0 else NOT_FOUND), offset
+    if pool["allocation"] == BLOCK and gives_back(state, number, leaving) == 0:
+        own, free, count = _find_blocks(state, number, np.int64(packet["endpoint"]))
+        if own < 0:
+            if service["endpoint_blocks"] > 0 and count >= service["endpoint_blocks"]:
+                return np.int64(CAPPED), np.int64(-1)
+            if free < 0:
+                return np.int64(NOT_FOUND), np.int64(-1)
+    return np.int64(GIVES), np.int64(-1)
+
+
+@kernel
+def _is_free(state: Any, pool: Any, offset: Any, leaving: Any) -> Any:
+    """Whether a port is free; `leaving` is a row whose port counts as free, or -1."""
+    owner = np.int64(state.port_session[pool["ports"] + offset])
+    return owner <= 0 or owner == leaving + 1
+
+
+@kernel
+def _own_port(packet: Any, pool: Any) -> Any:
+    """The offset of the consumer's own port in the pool's range, or -1."""
+    offset = ((packet["flow"] >> 16) & 0xFFFF) - np.int64(pool["first_port"])
+    return offset if 0 <= offset < pool["capacity"] else np.int64(-1)
+
+
+@kernel
+def _probe(state: Any, packet: Any, number: Any, backend_port: Any, leaving: Any) -> Any:
+    """A free port by a bounded search, or -1."""
+    pool = state.pools[number]
+    if gives_back(state, number, leaving) == 0:
+        leaving = np.int64(-1)
+    service = state.services[pool["service"]]
+    size = np.int64(pool["capacity"])
+    first = np.int64(service["first_probe"])
+    if pool["allocation"] == HASH or pool["allocation"] == HASH_BUCKETS:
+        counter, start = _hash_start(state, packet, number, backend_port)
+        steps = np.int64(0)
+        for run in range(service["probes"]):
+            steps += state.probe_runs[first + run]
+        for step in range(steps):
+            state.port_counters[counter] += 1
+            offset = (start + step) % size
+            if _is_free(state, pool, offset, leaving):
+                return offset
+        return np.int64(-1)
+    if pool["allocation"] == PRESERVE:
+        offset = _own_port(packet, pool)
+        if offset >= 0 and _is_free(state, pool, offset, leaving):
+            return offset
+    for run in range(service["probes"]):
+        start = scale(_draw(pool), size)
+        length = state.probe_runs[first + run]
+        for step in range(min(length, size)):
+            offset = (start + step) % size
+            if _is_free(state, pool, offset, leaving):
+                return offset
+        if length >= size:
+            break
+    return np.int64(-1)
+
+
+@inlined
+def _draw(pool: Any) -> Any:
+    """The next number of the pool's random stream."""
+    draws = pool["draws"] + _ONE
+    pool["draws"] = draws
+    return mix(pool["key"] + draws * GOLDEN)
+
+
+@kernel
+def _hash_start(state: Any, packet: Any, number: Any, backend_port: Any) -> Any:
+    """Where RFC 6056 algorithm 3 or 4 begins to look: (index of its counter, offset)."""
+    pool = state.pools[number]
+    source = (np.uint64(packet["flow"]) & np.uint64(0xFFFFFFFF00000000)) | np.uint64(backend_port)
+    hashed = mix(mix(source ^ state.endpoints[packet["endpoint"]]["key"]) ^ pool["key"])
+    counter = np.int64(pool["counters"])
+    if pool["allocation"] == HASH_BUCKETS:
+        counter += scale(mix(hashed + GOLDEN), np.int64(BUCKETS))
+    size = np.int64(pool["capacity"])
+    return counter, (scale(hashed, size) + state.port_counters[counter]) % size
+
+
+@kernel
+def _find_blocks(state: Any, number: Any, endpoint: Any) -> Any:
+    """(the lowest own block with a free port or -1, the lowest free block or -1, how many blocks are own)."""
+    pool = state.pools[number]
+    owner = np.int64(state.endpoints[endpoint]["number"]) + 1
+    size = np.int64(state.services[pool["service"]]["block_size"])
+    capacity = np.int64(pool["capacity"])
+    own, free, count = np.int64(-1), np.int64(-1), np.int64(0)
+    for at in range((capacity + size - 1) // size):
+        block = state.blocks[pool["blocks"] + at]
+        if block["owner"] == owner:
+            count += 1
+            if own < 0 and block["used"] < min(size, capacity - at * size):
+                own = np.int64(at)
+        elif block["owner"] == 0 and free < 0:
+            free = np.int64(at)
+    return own, free, count
+
+
+# --- taking and giving back ---------------------------------------------------------------------------------------
+
+
+@inlined
+def take_port(state: Any, packet: Any, number: Any, backend_port: Any, row: Any, offset: Any) -> Any:
+    """Take a port of a pool that gives one, as an offset from the first; it now belongs to session `row`.
+
+    `offset` is what `look_for_port` found, or -1.
+    """
+    pool = state.pools[number]
+    if pool["allocation"] == RANDOM and pool["words"] < 0:
+        offset = _take_entry(state, pool, scale(_draw(pool), np.int64(pool["free"])))
+    elif pool["words"] < 0:
+        offset = _take_preserved(state, packet, pool)
     else:
-        draws = pool["draws"] + _ONE
-        pool["draws"] = draws
-        last = np.int64(pool["free"]) - 1
-        at = scale(mix(pool["key"] + draws * GOLDEN), last + 1)
-        first = pool["ports"]
-        free = state.free_ports
-        offset = np.int64(free[first + at]) ^ at
-        free[first + at] = np.int64(free[first + last]) ^ last ^ at
+        offset = _take_marked(state, packet, number, backend_port, offset)
     state.port_session[pool["ports"] + offset] = row + 1
     pool["free"] -= 1
     if pool["free"] < pool["minimum_free"]:
@@ -42,35 +186,97 @@ def take_port(state: Any, number: Any, row: Any) -> Any:
 
 
 @kernel
-def _lowest_after_cursor(used_ports: Any, pool: Any) -> Any:
-    """The lowest free port after the last one given, wrapping at the end of the range."""
+def _take_marked(state: Any, packet: Any, number: Any, backend_port: Any, offset: Any) -> Any:
+    """Take a port of a pool with a bitmap."""
+    pool = state.pools[number]
+    allocation = pool["allocation"]
+    if offset < 0:
+        if allocation == SEQUENTIAL:
+            start = np.int64(pool["cursor"]) + 1
+            offset = _next_free(state.used_ports, pool, start if start < pool["capacity"] else np.int64(0))
+            pool["cursor"] = offset
+        elif allocation == BLOCK:
+            offset = _next_free(state.used_ports, pool, _claim_block(state, number, np.int64(packet["endpoint"])))
+        else:
+            counter, start = _hash_start(state, packet, number, backend_port)
+            offset = _next_free(state.used_ports, pool, start)
+            state.port_counters[counter] += (offset - start) % np.int64(pool["capacity"]) + 1
+    state.used_ports[pool["words"] + (offset >> 6)] |= _ONE << np.uint64(offset & 63)
+    if allocation == BLOCK:
+        block = state.blocks[pool["blocks"] + offset // state.services[pool["service"]]["block_size"]]
+        block["used"] += 1
+    return offset
+
+
+@inlined
+def _take_entry(state: Any, pool: Any, at: Any) -> Any:
+    """Take an entry out of the list of free ports; the last one moves into its place."""
+    first = pool["ports"]
+    free = state.free_ports
+    last = np.int64(pool["free"]) - 1
+    offset = np.int64(free[first + at]) ^ at
+    free[first + at] = np.int64(free[first + last]) ^ last ^ at
+    return offset
+
+
+@kernel
+def _take_preserved(state: Any, packet: Any, pool: Any) -> Any:
+    """The consumer's own port if it is free, else a random one; the list's places are kept up to date."""
+    first = pool["ports"]
+    own = _own_port(packet, pool)
+    if own >= 0 and state.port_session[first + own] <= 0:
+        place = np.int64(state.port_session[first + own])
+        at = own if place == 0 else -1 - place
+    else:
+        at = scale(_draw(pool), np.int64(pool["free"]))
+    offset = _take_entry(state, pool, at)
+    moved = np.int64(state.free_ports[first + at]) ^ at
+    state.port_session[first + moved] = -1 - at
+    return offset
+
+
+@kernel
+def _claim_block(state: Any, number: Any, endpoint: Any) -> Any:
+    """The first port of the block from which the endpoint gets its next port; the block is its own."""
+    pool = state.pools[number]
+    own, free, _ = _find_blocks(state, number, endpoint)
+    if own < 0:
+        own = free
+        state.blocks[pool["blocks"] + own]["owner"] = np.int64(state.endpoints[endpoint]["number"]) + 1
+    return own * np.int64(state.services[pool["service"]]["block_size"])
+
+
+@kernel
+def _next_free(used_ports: Any, pool: Any, start: Any) -> Any:
+    """The lowest free port from `start` on, wrapping at the end of the range; there is one."""
     first = pool["words"]
     words = (np.int64(pool["capacity"]) + 63) >> 6
-    start = np.int64(pool["cursor"]) + 1
-    if start == pool["capacity"]:
-        start = np.int64(0)
     word = start >> 6
     used = used_ports[first + word] | ((_ONE << np.uint64(start & 63)) - _ONE)
     while used == _ALL:
         word = word + 1 if word + 1 < words else np.int64(0)
         used = used_ports[first + word]
-    bit = trailing_zeros(used ^ _ALL)
-    used_ports[first + word] |= _ONE << np.uint64(bit)
-    offset = (word << 6) + bit
-    pool["cursor"] = offset
-    return offset
+    return (word << 6) + trailing_zeros(used ^ _ALL)
 
 
 @kernel
 def give_port(state: Any, number: Any, offset: Any) -> None:
     """The port is free again: it goes to the end of the free list."""
     pool = state.pools[number]
+    owner = np.int64(0)
     if pool["words"] >= 0:
         state.used_ports[pool["words"] + (offset >> 6)] &= _ALL ^ (_ONE << np.uint64(offset & 63))
+        if pool["allocation"] == BLOCK:
+            block = state.blocks[pool["blocks"] + offset // state.services[pool["service"]]["block_size"]]
+            block["used"] -= 1
+            if block["used"] == 0:
+                block["owner"] = 0
     else:
         at = np.int64(pool["free"])
         state.free_ports[pool["ports"] + at] = offset ^ at
-    state.port_session[pool["ports"] + offset] = 0
+        if pool["allocation"] == PRESERVE:
+            owner = -1 - at
+    state.port_session[pool["ports"] + offset] = owner
     pool["free"] += 1
 
 
@@ -100,7 +306,7 @@ def note_use(state: Any, number: Any, change: Any, moment: Any) -> None:
 
 @inlined
 def session_at(state: Any, number: Any, port: Any) -> Any:
-    """The row whose session has (or holds) this port of the pool, or -1."""
+    """The row whose session has (or holds) this port of the pool; negative if none has."""
     pool = state.pools[number]
     offset = port - np.int64(pool["first_port"])
     if offset < 0 or offset >= pool["capacity"]:
@@ -113,7 +319,7 @@ def gives_back(state: Any, number: Any, leaving: Any) -> Any:
     """1 if the session in row `leaving` (or -1) would free a port of this pool by ending now, else 0."""
     if leaving < 0 or state.sessions[leaving]["pool"] != number:
         return np.int64(0)
-    return np.int64(1 if state.timeouts[state.pools[number]["service"], HELD] == 0 else 0)
+    return np.int64(1 if state.timeouts[state.sessions[leaving]["timeouts"], HELD] == 0 else 0)
 
 
 @kernel

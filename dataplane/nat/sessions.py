@@ -149,7 +149,12 @@ def grown(state: State) -> State:
         larger[: len(array)] = array
         return larger
 
+    acks = state.acks
+    if len(acks) > 1:
+        acks = np.zeros((rows, 2), np.uint32)
+        acks[: len(state.acks)] = state.acks
     return state._replace(
+        acks=acks,
         sessions=enlarge(state.sessions),
         session_ends=enlarge(state.session_ends),
         timers=enlarge(state.timers),

@@ -28,9 +28,8 @@ _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 def deadline(state: Any, row: Any) -> Any:
     """The moment at which a session (or its hold) ends if no packet comes, saturating at the end of time."""
     session = state.sessions[row]
-    service = state.endpoints[session["endpoint"]]["service"]
     moment = session["last_refresh"]
-    timeout = state.timeouts[service, session["state"]]
+    timeout = state.timeouts[session["timeouts"], session["state"]]
     return moment + timeout if moment <= FOREVER - timeout else np.int64(FOREVER)
 
 

@@ -18,6 +18,8 @@ UNKNOWN, INBOUND, OUTBOUND = 0, 1, 2
 
 #: `FRAME["flags"]`: the capture's time does not fit into 64-bit nanoseconds since 1970 (`time_ns` is then 0).
 TIME_UNREPRESENTABLE = 1
+#: `FRAME["flags"]`: a later fragment that waited for the first of its datagram, so its time is an earlier one.
+WAITED = 2
 
 #: The times that a clock can have: the ends of 64 bits keep a minute's distance, so that a minute has an end.
 FIRST_TIME, LAST_TIME = -(2**63) + 60_000_000_000, 2**63 - 1 - 60_000_000_000
@@ -62,6 +64,8 @@ class PacketBatch:
     data: NDArray[np.uint8]
     frames: NDArray[Any]
     interfaces: tuple[Interface, ...] = field(default_factory=lambda: (Interface(),))
+    #: Where fragments are translated: which datagram each packet is of (`Simulator.sequence` fills it), int32, or None.
+    datagrams: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -99,7 +103,7 @@ class PacketBatch:
 
     def copy(self) -> PacketBatch:
         """The same packets in memory of their own."""
-        return PacketBatch(self.data.copy(), self.frames.copy(), self.interfaces)
+        return PacketBatch(self.data.copy(), self.frames.copy(), self.interfaces, self.datagrams)
 
     @classmethod
     def from_bytes(

@@ -1,4 +1,4 @@
-"""Header offsets and lengths: link headers (pcap LINKTYPE_ numbers), IPv4 (RFC 791), TCP, UDP.
+"""Header offsets and lengths: link headers (pcap LINKTYPE_ numbers), IPv4 (RFC 791), TCP, UDP, ICMP.
 
 `link_header` is the only code that knows about link types. It reads nothing beyond the captured bytes.
 """
@@ -39,15 +39,18 @@ ETHERTYPE_VLAN = 0x8100
 ETHERTYPE_SERVICE_VLAN = 0x88A8
 ETHERTYPE_OLD_QINQ = 0x9100
 
+PROTOCOL_ICMP = 1
 PROTOCOL_TCP = 6
 PROTOCOL_UDP = 17
 
 IPV4_LENGTH = 20
 TCP_LENGTH = 20
 UDP_LENGTH = 8
+ICMP_LENGTH = 8
 
 # IPv4 field offsets
 TOTAL_LENGTH = 2
+IDENTIFICATION = 4
 FRAGMENT = 6
 TTL = 8
 PROTOCOL = 9
@@ -57,13 +60,28 @@ DESTINATION = 16
 # TCP and UDP field offsets
 SOURCE_PORT = 0
 DESTINATION_PORT = 2
+TCP_ACKNOWLEDGEMENT = 8
 TCP_DATA_OFFSET = 12
 TCP_FLAGS = 13
 TCP_CHECKSUM = 16
 UDP_TOTAL = 4
 UDP_CHECKSUM = 6
+# ICMP field offsets (RFC 792)
+ICMP_TYPE = 0
+ICMP_CODE = 1
+ICMP_CHECKSUM = 2
+ICMP_IDENTIFIER = 4
+
+ECHO_REPLY, ECHO_REQUEST = 0, 8
+MORE_FRAGMENTS, FRAGMENT_OFFSET = 0x2000, 0x1FFF
 
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
+
+
+@inlined
+def is_error(kind: Any) -> Any:
+    """Whether an ICMP type is an error that quotes a packet and is translated (not a redirect, type 5)."""
+    return kind == 3 or kind == 4 or kind == 11 or kind == 12
 
 
 @inlined

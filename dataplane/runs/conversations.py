@@ -21,12 +21,15 @@ from dataplane.packets.headers import (
     DESTINATION,
     DESTINATION_PORT,
     FRAGMENT,
+    FRAGMENT_OFFSET,
     IPV4_LENGTH,
     LINK_ETHERNET,
     LINK_LINUX_SLL,
     LINK_LINUX_SLL2,
+    MORE_FRAGMENTS,
     PROTOCOL,
     PROTOCOL_TCP,
+    PROTOCOL_UDP,
     SOURCE,
     SOURCE_PORT,
     SYN,
@@ -38,7 +41,6 @@ from dataplane.packets.headers import (
 from dataplane.verdict import Verdict
 
 _FORWARDED = int(Verdict.FORWARDED)
-_FRAGMENT = int(Verdict.FRAGMENT_UNRESOLVED)
 
 #: A side of a conversation is address << 16 | port. Above these 48 bits lies what else is known.
 SIDE = (1 << 48) - 1
@@ -188,21 +190,26 @@ def _read(frame: Any, data: Any, prefixes: Any, found: Any) -> None:
     if not _is_host(source) or not _is_host(destination) or _is_to_group(data, start, link_type):
         return
     transport = network + header
-    fault = transport_fault(data, network, transport, total - header, captured - header)
-    if fault == _FRAGMENT:
+    protocol = np.int64(data[network + PROTOCOL])
+    if protocol != PROTOCOL_TCP and protocol != PROTOCOL_UDP:
+        return
+    payload, there = total - header, captured - header
+    fragment = load16(data, network + FRAGMENT)
+    if fragment & FRAGMENT_OFFSET:
+        return
+    if fragment & MORE_FRAGMENTS:
         # A first fragment names its ports; that the datagram goes on is no fault here.
-        least = np.int64(TCP_LENGTH if data[network + PROTOCOL] == PROTOCOL_TCP else UDP_LENGTH)
-        is_first = load16(data, network + FRAGMENT) & 0x1FFF == 0
-        if not is_first or total - header < least or captured - header < least:
+        least = np.int64(TCP_LENGTH if protocol == PROTOCOL_TCP else UDP_LENGTH)
+        if payload < least or there < least:
             return
-    elif fault != _FORWARDED:
+    elif transport_fault(data, protocol, transport, payload, there) != _FORWARDED:
         return
     sender = (source << 16) | load16(data, transport + SOURCE_PORT)
     receiver = (destination << 16) | load16(data, transport + DESTINATION_PORT)
     marks = np.int64(0)
     if receiver > sender:
         marks = np.int64(FIRST_TO_HIGH)
-    if data[network + PROTOCOL] == PROTOCOL_TCP:
+    if protocol == PROTOCOL_TCP:
         found["low"] = min(sender, receiver) | TCP
         if np.int64(data[transport + TCP_FLAGS]) & (SYN | ACK) == SYN:
             marks |= SYN_SEEN

@@ -18,7 +18,7 @@ from dataplane.forwarding.encapsulate import OVERHEAD, encapsulate
 from dataplane.kernel import kernel
 from dataplane.packets.batch import FRAME, INBOUND, OUTBOUND, TIME_UNREPRESENTABLE, PacketBatch
 from dataplane.packets.headers import LINK_ETHERNET
-from dataplane.records import TO_CONSUMER, TO_SERVICE
+from dataplane.records import RESET_TO_BACKEND, RESET_TO_CONSUMER, TO_CONSUMER, TO_SERVICE
 from dataplane.topology.model import Topology
 from dataplane.verdict import Verdict
 
@@ -46,7 +46,11 @@ def appearance(outcome: Any, place: Any, backbone: Any) -> Any:
     if outcome["verdict"] != _FORWARDED:
         return (consumer if place == 0 else -1), _AS_IT_CAME, INBOUND
     if place == 1:
-        return backbone, _ENCAPSULATED, OUTBOUND
+        return (-1 if direction == RESET_TO_BACKEND else backbone), _ENCAPSULATED, OUTBOUND
+    if direction == RESET_TO_CONSUMER or direction == RESET_TO_BACKEND:  # it was made here and came in nowhere
+        if place == 0:
+            return -1, _AS_IT_CAME, OUTBOUND
+        return (consumer if direction == RESET_TO_CONSUMER else provider), _AS_IT_CAME, OUTBOUND
     if direction == TO_SERVICE:
         if place == 0:
             return consumer, _AS_IT_CAME, INBOUND
@@ -112,8 +116,11 @@ def put_word(out: Any, at: Any, words: Any, which: Any) -> Any:
 
 @kernel
 def put_comment(out: Any, words: Any, outcome: Any, at_provider: Any) -> Any:
-    """The comment of an appearance; its length. Rows of `words`: the verdicts, then `session=`, ` nat=`, `verdict=`."""
-    labels = len(words) - 3
+    """The comment of an appearance; its length.
+
+    Rows of `words`: the verdicts, then `session=`, ` nat=`, `verdict=`, ` idle_reset`.
+    """
+    labels = len(words) - 4
     if outcome["verdict"] != _FORWARDED:
         at = put_word(out, 0, words, labels + 2)
         return put_word(out, at, words, np.int64(outcome["verdict"]))
@@ -127,6 +134,8 @@ def put_comment(out: Any, words: Any, outcome: Any, at_provider: Any) -> Any:
             out[at] = ord(".") if shift else ord(":")
             at += 1
         at = put_number(out, at, np.int64(outcome["nat_port"]))
+    if outcome["direction"] == RESET_TO_CONSUMER or outcome["direction"] == RESET_TO_BACKEND:
+        at = put_word(out, at, words, labels + 3)
     return at
 
 
@@ -158,7 +167,8 @@ def write_points(job: Any, frames: Any, outcomes: Any, index: Any, place: Any, o
                     which += 1
                 if which == len(interfaces):
                     return _NEW_INTERFACE, index, place, used
-                at_provider = (place == 2) == (outcome["direction"] == TO_SERVICE) and place != 1
+                goes_there = outcome["direction"] == TO_SERVICE or outcome["direction"] == RESET_TO_BACKEND
+                at_provider = (place == 2) == goes_there and place != 1
                 length = put_comment(comment, words, outcome, at_provider)
                 if used + packet_block_size(captured, length) > len(out):
                     return _BUFFER_FULL, index, place, used
@@ -223,7 +233,7 @@ class Recorder:
         self._points = [network.name for network in topology.virtual_networks] + [BACKBONE]
         ids = topology.link_ids()
         self._link_ids = np.array([ids[e.name] for e in topology.private_endpoints] or [0], np.int64)
-        self._words = _letters([*(str(v) for v in Verdict), "session=", " nat=", "verdict="])
+        self._words = _letters([*(str(v) for v in Verdict), "session=", " nat=", "verdict=", " idle_reset"])
         #: By point: why its pcap file could not be made.
         self.failures: dict[str, str] = {}
         self._writer = PcapngWriter(pcapng) if pcapng is not None else None

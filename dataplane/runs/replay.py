@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from dataplane.capture import CaptureReader
 from dataplane.capture.merge import merge
 from dataplane.metrics.series import MetricRow
+from dataplane.packets.batch import PacketBatch
 from dataplane.packets.headers import KNOWN_LINK_TYPES
 from dataplane.records import OUTCOME
 from dataplane.runs.folder import FILES, RunError, RunFolder, manifest
@@ -149,19 +150,14 @@ def _run(
         size = sum(reader.size or 0 for reader, _ in captures)
     with interruption() as interrupted:
         for batch in merge([(reader, locate(reader, source, topology)) for reader, source in captures]):
-            if recorder.active:
-                came = batch.data.copy()
-                outcomes = np.zeros(len(batch), OUTCOME)
-                simulator.feed(batch, outcomes)
-                recorder.record(came, batch, outcomes)
-            else:
-                simulator.feed(batch)
+            send_and_record(simulator, simulator.sequence(batch), recorder)
             if sessions is not None:
                 sessions.write(simulator.take_ended_sessions())
             if progress is not None:
                 progress(sum(reader.bytes_read for reader, _ in captures), size)
             if interrupted:
                 break
+    send_and_record(simulator, simulator.remaining(), recorder)
     recorder.close()
     for point in recorder.failures:
         folder.files.abandon(job.pcaps[point])
@@ -188,6 +184,27 @@ def _run(
         meaning = _MEANINGS[result.exit_code]
         folder.write_json("manifest.json", manifest(job.command, inputs, job.seed, result.exit_code, meaning))
     return result
+
+
+def send_and_record(simulator: Simulator, batch: PacketBatch, recorder: Recorder) -> None:
+    """Feed a batch, and record what became of it if anybody wants to know."""
+    if not recorder.active:
+        simulator.feed(batch)
+        simulator.take_reset_packets()
+        return
+    came = batch.data.copy()
+    outcomes = np.zeros(len(batch), OUTCOME)
+    before = simulator.clock["received"]
+    simulator.feed(batch, outcomes)
+    resets, told, received = simulator.take_reset_packets()
+    done = 0
+    for at in np.unique(received):  # where in the batch time-outs sent resets
+        until = int(at) - before
+        recorder.record(came, replace(batch, frames=batch.frames[done:until]), outcomes[done:until])
+        here = received == at
+        recorder.record(resets.data, replace(resets, frames=resets.frames[here]), told[here])
+        done = until
+    recorder.record(came, replace(batch, frames=batch.frames[done:]), outcomes[done:])
 
 
 @contextmanager

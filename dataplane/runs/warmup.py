@@ -8,7 +8,9 @@ from pathlib import Path
 
 from dataplane.capture import PcapngWriter, PcapWriter
 from dataplane.packets.batch import PacketBatch
-from dataplane.runs.replay import Replay, replay
+from dataplane.runs.replay import Replay, infer, replay
+from dataplane.runs.sources import parse_sources
+from dataplane.topology import Topology
 
 #: A SYN from 10.0.0.4:50000 to 10.0.1.5:443 in Ethernet.
 _SYN = (
@@ -31,3 +33,7 @@ def warm_up() -> None:
         pcaps = {"backbone": folder / "c.pcap"}
         replay(Replay(captures, folder=folder / "run", pcaps=pcaps))
         replay(Replay(captures[:1]))
+        # Where fragments are translated, there is one kernel more.
+        document = infer(parse_sources(captures[:1], set())).model_dump(mode="json")
+        document["private_link_services"][0]["nat"]["fragments"] = "translate"
+        replay(Replay(captures[:1], topology=Topology.model_validate(document)))

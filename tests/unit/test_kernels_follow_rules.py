@@ -16,10 +16,10 @@ DECORATORS = {"kernel", "inlined"}
 ROWS = {
     "state", "packet", "session", "frame", "data", "pool", "service", "outcome", "outcomes", "entry", "end", "counter",
     "packets", "frames", "cells", "addresses", "rules", "prefixes", "used_ports", "slot_bits", "bits", "backend_keys",
-    "out", "old", "new",
+    "out", "old", "new", "tables", "counters", "services",
 }  # fmt: skip
 #: Kernels may call these besides each other.
-BUILT_IN = {"min", "max", "len", "range", "int", "abs"}
+BUILT_IN = {"min", "max", "len", "range", "int", "abs", "Lookup"}
 NUMBERS = {f"np.{kind}" for kind in ("int32", "int64", "uint32", "uint64")}
 FORBIDDEN = (
     ast.Raise, ast.Try, ast.With, ast.Assert, ast.Lambda, ast.Yield, ast.YieldFrom, ast.Await, ast.Global, ast.Nonlocal,
@@ -104,11 +104,11 @@ def test_a_kernel_raises_prints_and_allocates_nothing(function: Function) -> Non
 
 @pytest.mark.parametrize("function", KERNELS, ids=str)
 def test_a_kernel_reads_fields_by_name_in_brackets(function: Function) -> None:
-    """`rows[i]["field"]`: attributes are for the state's arrays and numpy's types only."""
+    """`rows[i]["field"]`: attributes are for the arrays of State and Lookup and for numpy's types only."""
     for node in body(function):
         if isinstance(node, ast.Attribute):
             assert isinstance(node.value, ast.Name), f"{function}: {ast.unparse(node)} in line {node.lineno}"
-            assert node.value.id in {"state", "np"}, f"{function}: {ast.unparse(node)} in line {node.lineno}"
+            assert node.value.id in {"state", "tables", "np"}, f"{function}: {ast.unparse(node)} in line {node.lineno}"
 
 
 @pytest.mark.parametrize("function", KERNELS, ids=str)

@@ -15,6 +15,8 @@ from dataplane.capture import PcapWriter, read_capture
 from dataplane.packets.batch import PacketBatch
 from dataplane.records import OUTCOME
 from dataplane.runs.replay import Replay, replay
+from tests.property.networks import BACKENDS, CLIENT, ENDPOINT, network
+from tests.strategies import fragments_of, udp_packet
 
 CASES = Path(__file__).resolve().parents[2] / "pcaps" / "cases"
 SYN = IP(src="10.0.0.4", dst="10.0.1.5") / TCP(sport=50_000, dport=443, flags="S")
@@ -141,3 +143,68 @@ def test_a_count_that_no_counter_holds_is_refused(key: str) -> None:
 
     with pytest.raises(TopologyError, match=key):
         parse_topology(wrong)
+
+
+def test_a_fragment_waits_for_the_first_and_is_delivered_with_it() -> None:
+    simulator = dp.Simulator(network(nat={"profile": "rfc"}))
+    first, *later = fragments_of(udp_packet(CLIENT, 5000, ENDPOINT, 53, bytes(60)), [16, 24])
+    for piece in reversed(later):
+        outcome = simulator.send(IP(piece), at="tenant0", time=1.0)
+        assert (outcome.verdict, outcome.delivered) == (dp.Verdict.FRAGMENT_HELD, [])
+    assert simulator.waiting == 2
+    assert simulator.summary()["received"]["packets"] == 0, "what waits is not received yet"
+    outcome = simulator.send(IP(first), at="tenant0", time=2.0)
+    assert outcome.verdict == dp.Verdict.FORWARDED
+    assert [delivery.packet.frag * 8 for delivery in outcome.delivered] == [0, 40, 16]
+    assert simulator.waiting == 0
+    assert simulator.summary()["forwarded"]["packets"] == 3
+
+
+def test_packets_cannot_be_fed_around_the_stage_in_which_fragments_wait() -> None:
+    simulator = dp.Simulator(network(nat={"profile": "rfc"}))
+    batch = PacketBatch.from_bytes([udp_packet(CLIENT, 5000, ENDPOINT, 53)], link_type=101)
+    batch.frames["point"] = 0
+    with pytest.raises(ValueError, match="sequence"):
+        simulator.feed(batch)
+    simulator.feed(simulator.sequence(batch))
+    assert simulator.summary()["forwarded"]["packets"] == 1
+
+
+def test_a_fragment_that_waits_in_vain_is_dropped_when_time_passes_or_the_input_ends() -> None:
+    for end in (lambda simulator: simulator.advance(to=31.0), lambda simulator: simulator.finish()):
+        simulator = dp.Simulator(network(nat={"profile": "rfc"}))
+        last = fragments_of(udp_packet(CLIENT, 5000, ENDPOINT, 53, bytes(60)), [16])[1]
+        simulator.send(IP(last), at="tenant0", time=1.0)
+        end(simulator)
+        assert simulator.waiting == 0
+        assert simulator.summary()["dropped"]["reasons"]["fragment_unresolved"]["packets"] == 1
+
+
+def test_an_idle_time_out_resets_both_sides_with_the_numbers_that_they_expect() -> None:
+    simulator = dp.Simulator(network(nat={"idle_reset": True}))
+    syn = IP(src=str(CLIENT), dst=str(ENDPOINT)) / TCP(sport=5000, dport=443, flags="S", seq=10)
+    nat = simulator.send(syn, at="tenant0", time=0.0).nat
+    assert nat is not None
+    answer = IP(src=BACKENDS[0], dst=nat[0]) / TCP(sport=8443, dport=nat[1], flags="SA", seq=70, ack=11)
+    simulator.send(answer, at="provider", time=1.0)
+    ack = IP(src=str(CLIENT), dst=str(ENDPOINT)) / TCP(sport=5000, dport=443, flags="A", seq=11, ack=71)
+    simulator.send(ack, at="tenant0", time=2.0)
+    simulator.advance(to=301.9)
+    assert simulator.take_resets() == []
+    simulator.advance(to=302.0)
+    to_consumer, to_backend = simulator.take_resets()
+    assert (to_consumer.point, to_backend.point) == ("tenant0", "provider")
+    assert (to_consumer.time, to_backend.time) == (302.0, 302.0)
+    for delivery, addresses, ports, sequence in (
+        (to_consumer, (str(ENDPOINT), str(CLIENT)), (443, 5000), 71),
+        (to_backend, (nat[0], BACKENDS[0]), (nat[1], 8443), 11),
+    ):
+        packet = delivery.packet
+        assert (packet[IP].src, packet[IP].dst) == addresses
+        assert (packet[TCP].sport, packet[TCP].dport, packet[TCP].seq) == (*ports, sequence)
+        assert packet[TCP].flags == "R"
+        again = packet.copy()
+        del again[IP].chksum, again[TCP].chksum
+        assert bytes(again) == bytes(packet), "scapy computes the same checksums"
+    assert simulator.take_resets() == []
+    assert simulator.summary()["sessions"]["resets_sent"] == 2
