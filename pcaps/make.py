@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
@@ -125,6 +125,38 @@ def odd_packets() -> None:
     write(CASES / "odd-packets" / "contoso.pcap", [(0.001 * number, p) for number, p in enumerate(packets)])
 
 
+def icmp_fragments_resets() -> None:
+    """Errors about live sessions and about nothing, echo, fragments reversed and overlapping, an idle time-out."""
+    client, endpoint = "10.0.0.4", "10.0.1.5"
+    up, down = IP(src=client, dst=endpoint), IP(src=endpoint, dst=client)
+    ask = up / UDP(sport=50_000, dport=53) / Raw(b"question")
+    answer = down / UDP(sport=53, dport=50_000) / Raw(b"answer")
+    stranger = up / UDP(sport=50_001, dport=53)
+    wrong = Raw(bytes(ICMP(type=3, code=3, chksum=0x1234) / ask))
+    big = IP(src=client, dst=endpoint, id=7) / UDP(sport=50_002, dport=53) / Raw(bytes(range(200)))
+    pieces = fragment(IP(bytes(big)), 80)
+    content = Raw(bytes(pieces[0][Raw]))
+    overlapping = [IP(src=client, dst=endpoint, id=8, proto=17, flags="MF", frag=at) / content for at in (0, 2)]
+    packets = [
+        *((0.1 + 0.001 * n, p) for n, (_, p) in enumerate(conversation(client, 50_100, endpoint, 0.0, end="never"))),
+        (1.0, ethernet(ask)),
+        (1.1, ethernet(answer, up=False)),
+        (1.2, ethernet(down / ICMP(type=3, code=3) / ask, up=False)),
+        (1.3, ethernet(up / ICMP(type=3, code=4, nexthopmtu=1400) / answer)),
+        (1.4, ethernet(down / ICMP(type=11) / stranger, up=False)),
+        (1.5, ethernet(IP(src=endpoint, dst=client, proto=1) / wrong, up=False)),
+        (2.0, ethernet(up / ICMP(id=42, seq=1) / Raw(b"ping"))),
+        (2.1, ethernet(down / ICMP(type=0, id=42, seq=1) / Raw(b"ping"), up=False)),
+        (2.2, ethernet(up / ICMP(type=13))),
+        *((3.0 + 0.001 * n, ethernet(piece)) for n, piece in enumerate(reversed(pieces))),
+        *((4.0 + 0.001 * n, ethernet(piece)) for n, piece in enumerate(overlapping)),
+        (5.0, ethernet(IP(src=client, dst=endpoint, id=9, proto=17, frag=10) / Raw(b"no first fragment"))),
+        (40.0, ethernet(ask)),
+        (8_000.0, ethernet(ask)),
+    ]
+    write(CASES / "icmp-fragments-resets" / "contoso.pcap", packets)
+
+
 def run_case(case: Path, folder: Path) -> None:
     """Run what a case's `arguments` say, into `folder`."""
     words = shlex.split((case / "arguments").read_text())
@@ -144,7 +176,7 @@ def run_case(case: Path, folder: Path) -> None:
 
 def main() -> None:
     """Make captures, and with --expect what every case gives."""
-    for make in (two_tenants, exhaustion, tcp_life, odd_packets):
+    for make in (two_tenants, exhaustion, tcp_life, odd_packets, icmp_fragments_resets):
         make()
     if "--expect" in sys.argv[1:]:
         for case in sorted(path.parent for path in CASES.glob("*/arguments")):
