@@ -10,6 +10,14 @@ from hypothesis import HealthCheck, settings
 from dataplane.kernel import COMPILED
 from dataplane.runs.warmup import warm_up
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For machines on which no network namespaces can be made."""
+    parser.addoption(
+        "--without-linux", action="store_true", help="skip what only the Linux kernel's own NAT can judge"
+    )
+
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
