@@ -382,7 +382,7 @@ class State(NamedTuple):
     session_ends: NDArray[Any]
     timers: NDArray[Any]
     cells: NDArray[np.uint64]
-    acks: NDArray[np.uint32]  # [row, side]: what consumer and backend acknowledged last; one row where nobody asks
+    acks: NDArray[np.uint32]  # [row, side]: what consumer and backend acknowledged last; empty if no service resets
     slots: NDArray[np.int32]
     slot_bits: NDArray[np.uint64]
     due: NDArray[Any]

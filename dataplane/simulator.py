@@ -332,7 +332,10 @@ class Simulator:
         return taken
 
     def take_resets(self) -> list[Delivery]:
-        """The RSTs that idle time-outs have sent since the last call, in order (`idle_reset`, docs/model.md)."""
+        """The RSTs that idle time-outs have sent since the last call, in order (`idle_reset`, docs/model.md).
+
+        They are kept until they are taken.
+        """
         from dataplane.packets import craft
 
         batch, outcomes, _ = self.take_reset_packets()

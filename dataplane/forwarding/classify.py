@@ -125,9 +125,11 @@ def classify(tables: Any, frame: Any, data: Any, packet: Any) -> None:
     packet["ttl"] = data[network + TTL]
     packet["transport_header"] = network + header
     packet["bytes"] = total
-    direction, nat_ip, backend = _direction(tables, np.int64(frame["point"]), source, destination, packet)
-    if direction == NO_DIRECTION and nat_ip >= 0 and packet["protocol"] == PROTOCOL_ICMP:
-        direction = _error_to_nat_ip(tables, data, packet, nat_ip, total - header, captured - header)
+    point = np.int64(frame["point"])
+    direction, nat_ip, backend = _direction(tables, point, source, destination, packet)
+    if packet["protocol"] == PROTOCOL_ICMP and tables.points[point] & POINT_HAS_NAT_IPS and direction != TO_CONSUMER:
+        sizes = (total - header, captured - header)
+        direction, nat_ip = _error_to_nat_ip(tables, data, packet, (point, destination), sizes, direction)
     packet["direction"] = direction
     if direction == NO_DIRECTION:
         packet["verdict"] = _BYPASSED
@@ -178,16 +180,24 @@ def set_key(tables: Any, packet: Any, direction: Any, tuple_: Any, nat_ip: Any, 
 
 
 @kernel
-def _error_to_nat_ip(tables: Any, data: Any, packet: Any, nat_ip: Any, payload: Any, captured: Any) -> Any:
-    """TO_CONSUMER for an ICMP error that anybody sends to a NAT IP whose service translates errors."""
-    service = np.int64(packet["service"])
-    network = packet["network_header"]
-    is_later = load16(data, network + FRAGMENT) & FRAGMENT_OFFSET
-    if tables.services[service]["icmp"] == ICMP_NONE or payload < 1 or captured < 1 or is_later:
-        return NO_DIRECTION
-    if not is_error(data[packet["transport_header"] + ICMP_TYPE]):
-        return NO_DIRECTION
-    return TO_CONSUMER
+def _error_to_nat_ip(tables: Any, data: Any, packet: Any, target: Any, sizes: Any, direction: Any) -> Any:
+    """(TO_CONSUMER, NAT IP) for an ICMP error that anybody sends to a NAT IP whose service translates errors.
+
+    Of any other packet (its direction, -1). `target` is (point, destination), `sizes` (payload, captured of it).
+    """
+    nobody = np.int64(-1)
+    row = look_up(tables.addresses, 2 * target[0] + 1, target[1])
+    if row < 0 or sizes[0] < 1 or sizes[1] < 1:
+        return np.int64(direction), nobody
+    service = np.int64(tables.nat_ips[row]["service"])
+    fragment = load16(data, packet["network_header"] + FRAGMENT) & (MORE_FRAGMENTS | FRAGMENT_OFFSET)
+    kind = data[packet["transport_header"] + ICMP_TYPE]
+    if fragment or tables.services[service]["icmp"] == ICMP_NONE or not is_error(kind):
+        return np.int64(direction), nobody
+    packet["service"] = service
+    packet["endpoint"] = -1
+    packet["source_endpoint"] = -1
+    return np.int64(TO_CONSUMER), np.int64(tables.nat_ips[row]["index"])
 
 
 @kernel
@@ -285,19 +295,17 @@ def total_length(data: Any, network: Any, frame: Any) -> Any:
 def _direction(tables: Any, point: Any, source: Any, destination: Any, packet: Any) -> Any:
     """Which way a packet that enters at `point` travels, and from the provider the NAT IP's and the backend's place.
 
-    Sets the packet's endpoints and its service. One to a NAT IP that no backend sent has no direction, but a place.
+    Sets the packet's endpoints and its service.
     """
     kinds = tables.points[point]
-    place = np.int64(-1)
     if kinds & POINT_HAS_NAT_IPS:
         nat_ip = look_up(tables.addresses, 2 * point + 1, destination)
         if nat_ip >= 0:
             service = np.int64(tables.nat_ips[nat_ip]["service"])
             backend = look_up(tables.addresses, BACKENDS_OF + service, source)
-            packet["service"] = service
-            place = np.int64(tables.nat_ips[nat_ip]["index"])
             if backend >= 0:
-                return TO_CONSUMER, place, backend
+                packet["service"] = service
+                return TO_CONSUMER, np.int64(tables.nat_ips[nat_ip]["index"]), backend
     if kinds & POINT_HAS_ENDPOINTS:
         to = look_up(tables.addresses, 2 * point, destination)
         come_from = look_up(tables.addresses, 2 * point, source)
@@ -310,7 +318,7 @@ def _direction(tables: Any, point: Any, source: Any, destination: Any, packet: A
             packet["endpoint"] = come_from
             packet["service"] = tables.endpoints[come_from]["service"]
             return CAPTURED_REPLY, np.int64(-1), np.int64(-1)
-    return NO_DIRECTION, place, np.int64(-1)
+    return NO_DIRECTION, np.int64(-1), np.int64(-1)
 
 
 @inlined

@@ -70,16 +70,10 @@ def find_fragments(state: Any, frames: Any, data: Any, begin: Any, packet: Any, 
         row["protocol"] = packet["protocol"]
         row["identification"] = load16(data, network + IDENTIFICATION)
         row["begin"] = word & FRAGMENT_OFFSET
-        row["bytes"] = total_of(packet)
+        row["bytes"] = packet["bytes"] - (packet["transport_header"] - network)
         row["more"] = word & MORE_FRAGMENTS != 0
         count += 1
     return len(frames), count
-
-
-@kernel
-def total_of(packet: Any) -> Any:
-    """Bytes of payload of a packet whose IPv4 header was read."""
-    return packet["bytes"] - (packet["transport_header"] - packet["network_header"])
 
 
 class Sequencer:

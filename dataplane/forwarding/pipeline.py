@@ -312,7 +312,7 @@ def _translate(state: Any, data: Any, packet: Any, direction: Any, row: Any, now
     header_delta += _step_ttl(state.services, pool, data, packet, direction)
     sender, receiver = _ends(session, pool, state.endpoints, direction)
     rewrite(data, packet, sender, receiver, header_delta, transport_delta)
-    if len(state.acks) > 1 and packet["tcp_flags"] & ACK:
+    if len(state.acks) and packet["tcp_flags"] & ACK:
         _note_acknowledgement(state.services, state.acks, data, packet, row)
     see(state, row, np.int64(packet["tcp_flags"]), direction == TO_SERVICE, now)
     _count(session, state.session_ends[row], state.counters, packet, direction)

@@ -99,10 +99,11 @@ class FragmentQueue(Generic[Item]):
 
     def forget(self, now: int) -> Iterator[tuple[Item, int]]:
         """Forget the datagrams whose time is over; what waited for them goes on unresolved."""
-        for key in [*self._datagrams]:
-            if self._datagrams[key].begun + LIFETIME > now:
+        while self._datagrams:
+            key, oldest = next(iter(self._datagrams.items()))
+            if oldest.begun + LIFETIME > now:
                 break
-            yield from self._let_go(self._datagrams[key], UNRESOLVED)
+            yield from self._let_go(oldest, UNRESOLVED)
             self._drop(key)
 
     def finish(self) -> Iterator[tuple[Item, int]]:

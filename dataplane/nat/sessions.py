@@ -150,7 +150,7 @@ def grown(state: State) -> State:
         return larger
 
     acks = state.acks
-    if len(acks) > 1:
+    if len(acks):
         acks = np.zeros((rows, 2), np.uint32)
         acks[: len(state.acks)] = state.acks
     return state._replace(

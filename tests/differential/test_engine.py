@@ -7,8 +7,18 @@ from hypothesis import strategies as st
 
 from dataplane.topology.model import Topology
 from tests.lockstep import Received, Sent, arrive, assert_equal_runs
+from tests.property.networks import CLIENT, ENDPOINT, network
 from tests.reference import ReferenceSimulator
-from tests.strategies import Step, resolve, tcp_packet, topologies, traces
+from tests.strategies import (
+    Step,
+    icmp_error,
+    ipv4_packet,
+    resolve,
+    tcp_packet,
+    topologies,
+    traces,
+    udp_packet,
+)
 
 
 def told_by_reference(
@@ -84,3 +94,27 @@ def test_fill_first_counts_the_port_that_a_reopened_session_gives_back() -> None
         received = [one for packet in story for one in arrive(reference, packet)]
         assert [outcome.nat[0] for _, outcome in received if outcome.nat][::3] == ports
         assert_equal_runs(topology, 0, story, reference, received)
+
+
+def test_an_error_to_a_nat_ip_is_from_the_provider_whoever_sends_it() -> None:
+    """Also an endpoint that lies in the provider's network; but a fragment of one is no error, so it is bypassed."""
+    nat_ip, backend, endpoint_here = "10.1.0.50", "10.1.0.4", "10.1.0.100"
+    document = network(nat={"icmp": "errors"}).model_dump(mode="json")
+    document["private_endpoints"].append(
+        {"name": "here", "virtual_network": "provider", "ip": endpoint_here, "target": "service"}
+    )
+    topology = Topology.model_validate(document)
+    reference = ReferenceSimulator(topology, 0)
+    opening = Sent(udp_packet(CLIENT, 5000, ENDPOINT, 53), "tenant0", 0, link_type=101)
+    story, received = [opening], arrive(reference, opening)
+    (nat,) = [outcome.nat for _, outcome in received]
+    assert nat is not None
+    quoted = udp_packet(nat_ip, nat[1], backend, 5353, bytes(20))
+    for sender in (backend, endpoint_here, "10.1.0.200"):
+        for fragment in (0, 0x2000, 1):
+            error = ipv4_packet(sender, nat_ip, 1, icmp_error(3, 3, quoted), fragment=fragment)
+            packet = Sent(error, "provider", len(story), link_type=101)
+            story.append(packet)
+            received += arrive(reference, packet)
+    assert [str(outcome.verdict) for _, outcome in received].count("forwarded") == 1 + 3
+    assert_equal_runs(topology, 0, story, reference, received)

@@ -208,3 +208,16 @@ def test_an_idle_time_out_resets_both_sides_with_the_numbers_that_they_expect() 
         assert bytes(again) == bytes(packet), "scapy computes the same checksums"
     assert simulator.take_resets() == []
     assert simulator.summary()["sessions"]["resets_sent"] == 2
+
+
+def test_resets_are_right_however_small_the_table_was_at_first() -> None:
+    def resets(rows: int) -> list[bytes]:
+        simulator = dp.Simulator(network(nat={"idle_reset": True, "first_packet": "any"}), rows=rows)
+        for port in range(5000, 5009):
+            segment = IP(src=str(CLIENT), dst=str(ENDPOINT)) / TCP(sport=port, dport=443, flags="A", ack=port)
+            simulator.send(segment, at="tenant0", time=0.0)
+        simulator.advance(to=300.0)
+        return [bytes(delivery.packet) for delivery in simulator.take_resets()]
+
+    assert len(resets(1)) == 18
+    assert resets(1) == resets(2) == resets(64)
