@@ -5,10 +5,13 @@ One record is one row of a numpy structured array. Rows that the hot path reads 
 unsigned 32-bit numbers in host order, times are int64 nanoseconds since 1970.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dataplane.bundle import Bundle
 
 # --- directions of a packet --------------------------------------------------------------------------------
 NO_DIRECTION = 0
@@ -340,20 +343,8 @@ FRAGMENT_ROW = np.dtype(
 DATAGRAM = np.dtype([("id", np.int64), ("session", np.int32), ("direction", np.int32)])  # id 0: it was not forwarded
 
 
-class Lookup(NamedTuple):
-    """The arrays of `State` in which packets are looked up: what classifying one needs, and quick to pass on."""
-
-    addresses: NDArray[Any]
-    points: NDArray[np.int64]
-    endpoints: NDArray[Any]
-    services: NDArray[Any]
-    nat_ips: NDArray[Any]
-    pools: NDArray[Any]
-    port_session: NDArray[np.int32]
-    cells: NDArray[np.uint64]
-
-
-class State(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class State(Bundle):
     """All arrays of one simulator, as kernels take them. Tables of the topology first, then what changes."""
 
     # the topology

@@ -55,7 +55,6 @@ from dataplane.records import (
     PLAIN,
     TO_CONSUMER,
     TO_SERVICE,
-    Lookup,
 )
 from dataplane.verdict import Verdict
 
@@ -69,22 +68,7 @@ _ICMP_UNMATCHED = int(Verdict.ICMP_UNMATCHED)
 
 
 @inlined
-def lookup(state: Any) -> Any:
-    """The tables that this stage reads."""
-    return Lookup(
-        state.addresses,
-        state.points,
-        state.endpoints,
-        state.services,
-        state.nat_ips,
-        state.pools,
-        state.port_session,
-        state.cells,
-    )
-
-
-@inlined
-def classify(tables: Any, frame: Any, data: Any, packet: Any) -> None:
+def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
     """Fill the PACKET row of one frame."""
     packet["endpoint"] = -1
     packet["source_endpoint"] = -1
@@ -126,21 +110,21 @@ def classify(tables: Any, frame: Any, data: Any, packet: Any) -> None:
     packet["transport_header"] = network + header
     packet["bytes"] = total
     point = np.int64(frame["point"])
-    direction, nat_ip, backend = _direction(tables, point, source, destination, packet)
-    if packet["protocol"] == PROTOCOL_ICMP and tables.points[point] & POINT_HAS_NAT_IPS and direction != TO_CONSUMER:
+    direction, nat_ip, backend = _direction(state, point, source, destination, packet)
+    if packet["protocol"] == PROTOCOL_ICMP and state.points[point] & POINT_HAS_NAT_IPS and direction != TO_CONSUMER:
         sizes = (total - header, captured - header)
-        direction, nat_ip = _error_to_nat_ip(tables, data, packet, (point, destination), sizes, direction)
+        direction, nat_ip = _error_to_nat_ip(state, data, packet, (point, destination), sizes, direction)
     packet["direction"] = direction
     if direction == NO_DIRECTION:
         packet["verdict"] = _BYPASSED
         return
     if direction != EITHER:  # there, a live session decides what it is, and so its verdict
-        read_transport(tables, frame, data, packet, np.int64(direction), (source, destination, nat_ip, backend))
-        judge(tables, frame, packet, np.int64(direction))
+        read_transport(state, frame, data, packet, np.int64(direction), (source, destination, nat_ip, backend))
+        judge(state, frame, packet, np.int64(direction))
 
 
 @inlined
-def read_transport(tables: Any, frame: Any, data: Any, packet: Any, direction: Any, route: Any) -> None:
+def read_transport(state: Any, frame: Any, data: Any, packet: Any, direction: Any, route: Any) -> None:
     """Read what follows the IPv4 header: its fault, or the session's key. `route` as `_direction` tells it."""
     source, destination, nat_ip, backend = route
     network = packet["network_header"]
@@ -150,7 +134,7 @@ def read_transport(tables: Any, frame: Any, data: Any, packet: Any, direction: A
     fragment = load16(data, network + FRAGMENT) & (MORE_FRAGMENTS | FRAGMENT_OFFSET)
     protocol = np.int64(packet["protocol"])
     if fragment or (protocol != PROTOCOL_TCP and protocol != PROTOCOL_UDP):
-        fault = _read_special(tables, data, packet, direction, route, (fragment, payload, captured))
+        fault = _read_special(state, data, packet, direction, route, (fragment, payload, captured))
         packet["fault"] = fault
         if fault != _FORWARDED or packet["kind"] != FIRST_FRAGMENT:
             return
@@ -163,58 +147,58 @@ def read_transport(tables: Any, frame: Any, data: Any, packet: Any, direction: A
     destination_port = load16(data, transport + DESTINATION_PORT)
     if protocol == PROTOCOL_TCP:
         packet["tcp_flags"] = data[transport + TCP_FLAGS]
-    set_key(tables, packet, direction, (source, source_port, destination, destination_port), nat_ip, backend)
+    set_key(state, packet, direction, (source, source_port, destination, destination_port), nat_ip, backend)
 
 
 @inlined
-def set_key(tables: Any, packet: Any, direction: Any, tuple_: Any, nat_ip: Any, backend: Any) -> None:
+def set_key(state: Any, packet: Any, direction: Any, tuple_: Any, nat_ip: Any, backend: Any) -> None:
     """Where to look for the session of a packet with these addresses and ports."""
     source, source_port, destination, destination_port = tuple_
     if direction == TO_CONSUMER:
         packet["flow"] = (source << 32) | (source_port << 16) | destination_port
-        _find_port(tables, packet, nat_ip, backend)
+        _find_port(state, packet, nat_ip, backend)
     elif direction == CAPTURED_REPLY:
-        set_flow(tables, packet, destination, destination_port, source_port)
+        set_flow(state, packet, destination, destination_port, source_port)
     else:
-        set_flow(tables, packet, source, source_port, destination_port)
+        set_flow(state, packet, source, source_port, destination_port)
 
 
 @kernel
-def _error_to_nat_ip(tables: Any, data: Any, packet: Any, target: Any, sizes: Any, direction: Any) -> Any:
+def _error_to_nat_ip(state: Any, data: Any, packet: Any, target: Any, sizes: Any, direction: Any) -> Any:
     """(TO_CONSUMER, NAT IP) for an ICMP error that anybody sends to a NAT IP whose service translates errors.
 
     Of any other packet (its direction, -1). `target` is (point, destination), `sizes` (payload, captured of it).
     """
     nobody = np.int64(-1)
-    row = look_up(tables.addresses, 2 * target[0] + 1, target[1])
+    row = look_up(state.addresses, 2 * target[0] + 1, target[1])
     if row < 0 or sizes[0] < 1 or sizes[1] < 1:
         return np.int64(direction), nobody
-    service = np.int64(tables.nat_ips[row]["service"])
+    service = np.int64(state.nat_ips[row]["service"])
     fragment = load16(data, packet["network_header"] + FRAGMENT) & (MORE_FRAGMENTS | FRAGMENT_OFFSET)
     kind = data[packet["transport_header"] + ICMP_TYPE]
-    if fragment or tables.services[service]["icmp"] == ICMP_NONE or not is_error(kind):
+    if fragment or state.services[service]["icmp"] == ICMP_NONE or not is_error(kind):
         return np.int64(direction), nobody
     packet["service"] = service
     packet["endpoint"] = -1
     packet["source_endpoint"] = -1
-    return np.int64(TO_CONSUMER), np.int64(tables.nat_ips[row]["index"])
+    return np.int64(TO_CONSUMER), np.int64(state.nat_ips[row]["index"])
 
 
 @kernel
-def _read_special(tables: Any, data: Any, packet: Any, direction: Any, route: Any, sizes: Any) -> Any:
+def _read_special(state: Any, data: Any, packet: Any, direction: Any, route: Any, sizes: Any) -> Any:
     """The fault of a fragment or of ICMP; sets the packet's kind, and the session's key of ICMP."""
     fragment, payload, captured = sizes
     protocol = np.int64(packet["protocol"])
-    service = tables.services[packet["service"]]
+    service = state.services[packet["service"]]
     if protocol != PROTOCOL_TCP and protocol != PROTOCOL_UDP:
         if protocol != PROTOCOL_ICMP or service["icmp"] == ICMP_NONE:
             return _UNSUPPORTED
         if fragment:
             return _FRAGMENT
-        return _read_icmp(tables, data, packet, direction, route, (payload, captured))
+        return _read_icmp(state, data, packet, direction, route, (payload, captured))
     translated = service["fragments"]
     if packet["source_endpoint"] >= 0:  # between two endpoints, both services have to
-        translated &= tables.services[tables.endpoints[packet["source_endpoint"]]["service"]]["fragments"]
+        translated &= state.services[state.endpoints[packet["source_endpoint"]]["service"]]["fragments"]
     if not translated:
         return _FRAGMENT
     end = ((fragment & FRAGMENT_OFFSET) << 3) + payload
@@ -233,7 +217,7 @@ def _read_special(tables: Any, data: Any, packet: Any, direction: Any, route: An
 
 
 @kernel
-def _read_icmp(tables: Any, data: Any, packet: Any, direction: Any, route: Any, sizes: Any) -> Any:
+def _read_icmp(state: Any, data: Any, packet: Any, direction: Any, route: Any, sizes: Any) -> Any:
     """The fault of an ICMP message, or the key of the session that it (or the packet it quotes) belongs to."""
     source, destination, nat_ip, backend = route
     payload, captured = sizes
@@ -241,7 +225,7 @@ def _read_icmp(tables: Any, data: Any, packet: Any, direction: Any, route: Any, 
     if payload < 1 or captured < 1:
         return _MALFORMED
     kind = data[at + ICMP_TYPE]
-    all_of_it = tables.services[packet["service"]]["icmp"] == ICMP_ALL
+    all_of_it = state.services[packet["service"]]["icmp"] == ICMP_ALL
     if is_error(kind):
         packet["kind"] = ICMP_ERROR
         fault, quoted = read_quoted(data, at, payload, captured)
@@ -262,11 +246,11 @@ def _read_icmp(tables: Any, data: Any, packet: Any, direction: Any, route: Any, 
             return _ICMP_UNMATCHED
         packet["protocol"] = protocol
         if direction == TO_CONSUMER:
-            backend = look_up(tables.addresses, BACKENDS_OF + np.int64(packet["service"]), quoted_destination)
+            backend = look_up(state.addresses, BACKENDS_OF + np.int64(packet["service"]), quoted_destination)
             if backend < 0:
                 return _ICMP_UNMATCHED
         sides = (quoted_destination, destination_port, quoted_source, source_port)
-        set_key(tables, packet, direction, sides, nat_ip, backend)
+        set_key(state, packet, direction, sides, nat_ip, backend)
         return _FORWARDED
     if not all_of_it or kind != (ECHO_REQUEST if direction == TO_SERVICE else ECHO_REPLY):
         return _UNSUPPORTED
@@ -276,9 +260,9 @@ def _read_icmp(tables: Any, data: Any, packet: Any, direction: Any, route: Any, 
         return _UNSUPPORTED
     identifier = load16(data, at + ICMP_IDENTIFIER)
     if direction == TO_SERVICE:
-        set_key(tables, packet, direction, (source, identifier, destination, np.int64(0)), nat_ip, backend)
+        set_key(state, packet, direction, (source, identifier, destination, np.int64(0)), nat_ip, backend)
     else:
-        set_key(tables, packet, direction, (source, np.int64(0), destination, identifier), nat_ip, backend)
+        set_key(state, packet, direction, (source, np.int64(0), destination, identifier), nat_ip, backend)
     return _FORWARDED
 
 
@@ -292,31 +276,31 @@ def total_length(data: Any, network: Any, frame: Any) -> Any:
 
 
 @inlined
-def _direction(tables: Any, point: Any, source: Any, destination: Any, packet: Any) -> Any:
+def _direction(state: Any, point: Any, source: Any, destination: Any, packet: Any) -> Any:
     """Which way a packet that enters at `point` travels, and from the provider the NAT IP's and the backend's place.
 
     Sets the packet's endpoints and its service.
     """
-    kinds = tables.points[point]
+    kinds = state.points[point]
     if kinds & POINT_HAS_NAT_IPS:
-        nat_ip = look_up(tables.addresses, 2 * point + 1, destination)
+        nat_ip = look_up(state.addresses, 2 * point + 1, destination)
         if nat_ip >= 0:
-            service = np.int64(tables.nat_ips[nat_ip]["service"])
-            backend = look_up(tables.addresses, BACKENDS_OF + service, source)
+            service = np.int64(state.nat_ips[nat_ip]["service"])
+            backend = look_up(state.addresses, BACKENDS_OF + service, source)
             if backend >= 0:
                 packet["service"] = service
-                return TO_CONSUMER, np.int64(tables.nat_ips[nat_ip]["index"]), backend
+                return TO_CONSUMER, np.int64(state.nat_ips[nat_ip]["index"]), backend
     if kinds & POINT_HAS_ENDPOINTS:
-        to = look_up(tables.addresses, 2 * point, destination)
-        come_from = look_up(tables.addresses, 2 * point, source)
+        to = look_up(state.addresses, 2 * point, destination)
+        come_from = look_up(state.addresses, 2 * point, source)
         packet["endpoint"] = to
         packet["source_endpoint"] = come_from
         if to >= 0:
-            packet["service"] = tables.endpoints[to]["service"]
+            packet["service"] = state.endpoints[to]["service"]
             return (TO_SERVICE if come_from < 0 else EITHER), np.int64(-1), np.int64(-1)
         if come_from >= 0:
             packet["endpoint"] = come_from
-            packet["service"] = tables.endpoints[come_from]["service"]
+            packet["service"] = state.endpoints[come_from]["service"]
             return CAPTURED_REPLY, np.int64(-1), np.int64(-1)
     return NO_DIRECTION, np.int64(-1), np.int64(-1)
 
@@ -336,14 +320,14 @@ def transport_fault(data: Any, protocol: Any, transport: Any, payload: Any, capt
 
 
 @inlined
-def _find_port(tables: Any, packet: Any, nat_ip: Any, backend: Any) -> None:
+def _find_port(state: Any, packet: Any, nat_ip: Any, backend: Any) -> None:
     """The pool that a reply from the provider names, from (NAT IP, protocol, backend), and who has the port."""
-    service = tables.services[packet["service"]]
+    service = state.services[packet["service"]]
     slot = slot_of_protocol(service, np.int64(packet["protocol"]))
     if slot >= 0:
         pool = pool_number(service, nat_ip, slot, backend)
         packet["pool"] = pool
-        packet["hint"] = session_at(tables, pool, packet["flow"] & 0xFFFF)
+        packet["hint"] = session_at(state, pool, packet["flow"] & 0xFFFF)
 
 
 @inlined
@@ -362,20 +346,20 @@ def pool_number(service: Any, nat_ip: Any, slot: Any, backend: Any) -> Any:
 
 
 @inlined
-def set_flow(tables: Any, packet: Any, consumer: Any, consumer_port: Any, port: Any) -> None:
+def set_flow(state: Any, packet: Any, consumer: Any, consumer_port: Any, port: Any) -> None:
     """The session's key as its consumer sees it, and the first cell where to look for it."""
     flow = (consumer << 32) | (consumer_port << 16) | port
-    tag = flow_tag(flow, tables.endpoints[packet["endpoint"]]["key"], np.int64(packet["protocol"]))
+    tag = flow_tag(flow, state.endpoints[packet["endpoint"]]["key"], np.int64(packet["protocol"]))
     packet["flow"] = flow
     packet["tag"] = tag
-    prefetch(tables.cells, tag & (len(tables.cells) - 1))
+    prefetch(state.cells, tag & (len(state.cells) - 1))
 
 
 @inlined
-def judge(tables: Any, frame: Any, packet: Any, direction: Any) -> None:
+def judge(state: Any, frame: Any, packet: Any, direction: Any) -> None:
     """Step 2: the time to live first, then what is wrong with the transport header."""
     least = 1 if direction == CAPTURED_REPLY else 2
-    if packet["ttl"] < least and tables.services[packet["service"]]["decrement_ttl"]:
+    if packet["ttl"] < least and state.services[packet["service"]]["decrement_ttl"]:
         packet["verdict"] = _TTL_EXPIRED
     else:
         packet["verdict"] = packet["fault"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dataplane.forwarding.admit import admit, note_new_session
-from dataplane.forwarding.classify import classify, judge, lookup, read_transport
+from dataplane.forwarding.classify import classify, judge, read_transport
 from dataplane.forwarding.count import count_in, count_out
 from dataplane.forwarding.icmp import rewrite_error
 from dataplane.forwarding.translate import rewrite, rewrite_addresses, step_ttl
@@ -61,11 +61,10 @@ def run(state: Any, frames: Any, data: Any, begin: Any, packets: Any, sides: Any
     Status DONE: all frames are done; another: Python has to act before the frame can be.
     """
     count = len(frames)
-    tables = lookup(state)
     while begin < count:
         size = min(len(packets), count - begin)
         for k in range(size):
-            classify(tables, frames[begin + k], data, packets[k])
+            classify(state, frames[begin + k], data, packets[k])
         for k in range(size):
             look_ahead(state.cells, state.sessions, packets[k])
         for k in range(size):
@@ -204,7 +203,6 @@ def _tell_direction(state: Any, frame: Any, data: Any, packet: Any, slot: Any) -
     nobody = np.int64(-1)
     route = (load32(data, network + SOURCE), load32(data, network + DESTINATION), nobody, nobody)
     addressed, sender = packet["endpoint"], packet["source_endpoint"]
-    tables = lookup(state)
     for direction in (CAPTURED_REPLY, TO_SERVICE):
         packet["direction"] = direction
         packet["endpoint"] = sender if direction == CAPTURED_REPLY else addressed
@@ -212,7 +210,7 @@ def _tell_direction(state: Any, frame: Any, data: Any, packet: Any, slot: Any) -
         packet["service"] = state.endpoints[packet["endpoint"]]["service"]
         packet["protocol"] = data[network + PROTOCOL]
         packet["kind"] = PLAIN
-        read_transport(tables, frame, data, packet, np.int64(direction), route)
+        read_transport(state, frame, data, packet, np.int64(direction), route)
         if direction == CAPTURED_REPLY and packet["fault"] == _FORWARDED:
             if packet["kind"] == LATER_FRAGMENT:
                 at = slot if slot >= 0 else OVERLAP - slot
@@ -220,7 +218,7 @@ def _tell_direction(state: Any, frame: Any, data: Any, packet: Any, slot: Any) -
                     break
             elif _session_of_flow(state, packet) >= 0:
                 break
-    judge(tables, frame, packet, np.int64(packet["direction"]))
+    judge(state, frame, packet, np.int64(packet["direction"]))
 
 
 @inlined

@@ -153,7 +153,7 @@ def grown(state: State) -> State:
     if len(acks):
         acks = np.zeros((rows, 2), np.uint32)
         acks[: len(state.acks)] = state.acks
-    return state._replace(
+    return state.replace(
         acks=acks,
         sessions=enlarge(state.sessions),
         session_ends=enlarge(state.session_ends),

@@ -122,7 +122,7 @@ def told(
     """Replay a batch, in so many calls; the kernels' log has room for `log` ended sessions."""
     metrics: list[MetricRow] = []
     simulator = Simulator(topology, 3, sessions_log=True, on_minute=metrics.extend, burst=burst, rows=rows)
-    simulator._state = simulator._state._replace(log=simulator._state.log[:log])
+    simulator._state = simulator._state.replace(log=simulator._state.log[:log])
     data = batch.data.copy()
     outcomes: list[Any] = []
     ended: list[Any] = []

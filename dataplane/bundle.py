@@ -1,0 +1,106 @@
+"""Many arrays that kernels take as one pointer.
+
+numba passes a tuple of arrays by value, seven machine words each. For the forty arrays of a simulator that is 280 words
+that are stored and loaded again at every call, and lowered, optimised and unpacked again for every kernel compiled.
+A `Bundle` is passed as the address of a block in memory that holds those words; a kernel loads of them what it uses.
+The arrays of a bundle never change places, which lets the compiler keep an array's address in a register.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+from llvmlite import ir
+from numba import typeof, types
+from numba.core import cgutils
+from numba.core.typing.templates import AttributeTemplate
+from numba.extending import NativeValue, infer_getattr, lower_getattr_generic, models, register_model, unbox
+
+
+class BundleType(types.Type):  # type: ignore[misc]
+    """What numba knows of a bundle: the types of its arrays, by name."""
+
+    def __init__(self, arrays: tuple[tuple[str, Any], ...]) -> None:
+        self.arrays = arrays
+        super().__init__("Bundle(" + ", ".join(f"{name}: {kind}" for name, kind in arrays) + ")")
+
+    def place(self, wanted: str) -> tuple[Any, int]:
+        """An array's type, and where its words begin in the block."""
+        at = 0
+        for name, kind in self.arrays:
+            if name == wanted:
+                return kind, at
+            at += _words(kind.ndim)
+        raise AttributeError(wanted)
+
+
+def _words(dimensions: int) -> int:
+    """Items, bytes per item, address, shape, strides."""
+    return 3 + 2 * dimensions
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """Base of dataclasses whose fields are numpy arrays; in kernels as in Python, `bundle.field` is the array."""
+
+    def __post_init__(self) -> None:
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        words: list[int] = []
+        for array in arrays.values():
+            words += [array.size, array.itemsize, array.ctypes.data, *array.shape, *array.strides]
+        block = np.array(words, np.int64)
+        remembered = {
+            "_block": block,
+            "address": block.ctypes.data,
+            "_numba_type_": BundleType(tuple((name, typeof(array)) for name, array in arrays.items())),
+        }
+        for name, value in remembered.items():
+            object.__setattr__(self, name, value)
+
+    def replace(self, **arrays: Any) -> Self:
+        """A bundle in which these arrays have taken the place of others."""
+        return replace(self, **arrays)
+
+
+@register_model(BundleType)
+class _BundleModel(models.OpaqueModel):  # type: ignore[misc]
+    """An address."""
+
+
+@unbox(BundleType)  # type: ignore[untyped-decorator]
+def _unbox(kind: Any, bundle: Any, c: Any) -> Any:
+    number = c.pyapi.object_getattr_string(bundle, "address")
+    address = c.pyapi.long_as_voidptr(number)
+    c.pyapi.decref(number)
+    return NativeValue(address, is_error=cgutils.is_not_null(c.builder, c.pyapi.err_occurred()))
+
+
+@infer_getattr
+class _BundleAttributes(AttributeTemplate):  # type: ignore[misc]
+    key = BundleType
+
+    def generic_resolve(self, kind: Any, name: str) -> Any:
+        return dict(kind.arrays).get(name)
+
+
+@lower_getattr_generic(BundleType)  # type: ignore[untyped-decorator]
+def _load_array(context: Any, builder: Any, kind: Any, address: Any, name: str) -> Any:
+    array_type, first = kind.place(name)
+    word = ir.IntType(64)
+    block = builder.bitcast(address, word.as_pointer())
+    constant = builder.module.add_metadata([])
+
+    def load(at: int) -> Any:
+        value = builder.load(builder.gep(block, [word(first + at)]))
+        value.set_metadata("invariant.load", constant)
+        return value
+
+    struct = context.make_array(array_type)(context, builder)
+    struct.nitems = load(0)
+    struct.itemsize = load(1)
+    struct.data = builder.inttoptr(load(2), struct.data.type)
+    struct.shape = cgutils.pack_array(builder, [load(3 + i) for i in range(array_type.ndim)])
+    struct.strides = cgutils.pack_array(builder, [load(3 + array_type.ndim + i) for i in range(array_type.ndim)])
+    return struct._getvalue()
