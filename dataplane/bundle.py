@@ -8,6 +8,7 @@ The arrays of a bundle never change places, which lets the compiler keep an arra
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -24,7 +25,9 @@ class BundleType(types.Type):  # type: ignore[misc]
 
     def __init__(self, arrays: tuple[tuple[str, Any], ...]) -> None:
         self.arrays = arrays
-        super().__init__("Bundle(" + ", ".join(f"{name}: {kind}" for name, kind in arrays) + ")")
+        # A short name, since numba makes the symbol of every function out of those of its arguments' types.
+        text = ", ".join(f"{name}: {kind}" for name, kind in arrays)
+        super().__init__(f"Bundle_{hashlib.sha256(text.encode()).hexdigest()[:16]}")
 
     def place(self, wanted: str) -> tuple[Any, int]:
         """An array's type, and where its words begin in the block."""

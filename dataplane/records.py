@@ -61,13 +61,14 @@ PACKET = np.dtype(
         ("flow", np.int64),  # consumer address << 32 | consumer port << 16 | endpoint port
         ("network_header", np.int64),  # where the IPv4 header starts in the buffer
         ("transport_header", np.int64),
-        ("bytes", np.int64),  # what the packet counts as
         ("endpoint", np.int32),  # the endpoint it is addressed to, or -1
         ("source_endpoint", np.int32),  # the endpoint it comes from, or -1
         ("tag", np.uint32),  # of the session's hash
         ("hint", np.int32),  # a session that may be the one, found ahead of time
         ("service", np.int32),
         ("pool", np.int32),  # from the provider: the pool that the reply names, or -1
+        ("backend", np.int32),  # from a consumer: the place of the backend of a new session, -1 if not known
+        ("bytes", np.uint32),  # what the packet counts as
         ("verdict", np.uint8),
         ("direction", np.uint8),
         ("protocol", np.uint8),  # of an ICMP error: that of the packet it quotes
@@ -147,6 +148,7 @@ POOL = np.dtype(
         ("minute_used_low", np.int32),
         ("minute_used_high", np.int32),
         ("number", np.int32),  # its place among the service's pools
+        ("foreseen", np.uint32),  # low bits of the last draw whose entry was asked for ahead of time
         ("failures", np.int64),
         ("minute", np.int64),  # end of the minute that the two above belong to
     ],

@@ -118,7 +118,7 @@ class Simulator:
         self.points = {network.name: number for number, network in enumerate(topology.virtual_networks)}
         self._names = list(self.points)
         self._state = build_state(topology, seed, logging=sessions_log, rows=1 << (rows - 1).bit_length())
-        self._scratch = np.zeros(burst, PACKET)
+        self._scratch = (np.zeros(burst, PACKET), np.zeros(burst, np.int64))
         translates = any(s.nat.fragments == "translate" for s in topology.private_link_services)
         self._sequencer = Sequencer(np.zeros(1, PACKET)) if translates else None
         self._ended: list[NDArray[Any]] = []
@@ -373,6 +373,7 @@ class Simulator:
         return self._state.pools
 
     def session_memory(self) -> int:
-        """Bytes that the session table holds: rows, timers, index (not the NAT pools)."""
+        """Bytes of the session table that are in use: rows, timers, index (not the NAT pools)."""
         state = self._state
-        return sum(a.nbytes for a in (state.sessions, state.session_ends, state.timers, state.cells))
+        row = sum(a.itemsize for a in (state.sessions, state.session_ends, state.timers))
+        return int(state.clock[0]["rows"]) * row + state.cells.nbytes

@@ -482,7 +482,10 @@ class Pool:
     def drawn(self, back: int | None) -> int:
         """`random`, exact."""
         free = self.free if back is None else [*self.free, back]
-        return free[pick(self.draw(), len(free))]
+        mask = (1 << (len(free) - 1).bit_length()) - 1
+        while (index := self.draw() >> 32 & mask) >= len(free):
+            pass
+        return free[index]
 
     def probed(self, back: int | None) -> int | None:
         """`random` with `probes`: runs of adjacent ports, each from a random one on."""

@@ -12,7 +12,7 @@ from dataplane.forwarding.balance import choose_backend, choose_nat_ip, flow_has
 from dataplane.forwarding.classify import pool_number, slot_of_protocol
 from dataplane.forwarding.tables import find_rule
 from dataplane.kernel import kernel
-from dataplane.nat.ports import CAPPED, GIVES, NOT_FOUND, look_for_port
+from dataplane.nat.ports import CAPPED, GIVES, NOT_FOUND, foresee_entry, look_for_port
 from dataplane.nat.tcp import is_first_packet
 from dataplane.packets.headers import PROTOCOL_ICMP, PROTOCOL_TCP
 from dataplane.verdict import Verdict
@@ -60,7 +60,9 @@ def admit(state: Any, packet: Any, point: Any, now: Any, leaving: Any) -> Any:
         return _NO_BACKEND, _NO_GRANT
 
     hashed = flow_hash(flow, endpoint["key"], protocol, service["distribution"])
-    backend = choose_backend(state.backend_keys, service["first_backend"], service["backends"], hashed)
+    backend = np.int64(packet["backend"])
+    if backend < 0:
+        backend = choose_backend(state.backend_keys, service["first_backend"], service["backends"], hashed)
     slot = slot_of_protocol(service, protocol)
     first_choice = choose_nat_ip(state, packet, hashed, slot, backend, leaving)
     pool = pool_number(service, first_choice, slot, backend)
@@ -99,6 +101,27 @@ def admit(state: Any, packet: Any, point: Any, now: Any, leaving: Any) -> Any:
         clock["exhausted_at"] = now
         clock["exhausted_verdict"] = verdict
     return verdict, _NO_GRANT
+
+
+@kernel
+def foresee(state: Any, packet: Any) -> Any:
+    """Choose the backend of a packet that will probably open a session, and ask for the port that it may get.
+
+    The backend is a matter of content only, so it can be chosen ahead of its turn. All else is a guess that costs
+    nothing when it is wrong. Returns the entry of the free list that was asked for, or -1.
+    """
+    service = state.services[packet["service"]]
+    slot = slot_of_protocol(service, np.int64(packet["protocol"]))
+    if slot < 0 or service["backends"] == 0:
+        return np.int64(-1)
+    key = state.endpoints[packet["endpoint"]]["key"]
+    hashed = flow_hash(packet["flow"], key, np.int64(packet["protocol"]), service["distribution"])
+    backend = choose_backend(state.backend_keys, service["first_backend"], service["backends"], hashed)
+    packet["backend"] = backend
+    nat_ip = choose_nat_ip(state, packet, hashed, slot, backend, np.int64(-1))
+    pool = pool_number(service, nat_ip, slot, backend)
+    packet["pool"] = pool
+    return foresee_entry(state, pool)
 
 
 @kernel

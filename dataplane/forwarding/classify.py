@@ -13,7 +13,7 @@ from dataplane.forwarding.icmp import read_quoted
 from dataplane.forwarding.tables import BACKENDS_OF, POINT_HAS_ENDPOINTS, POINT_HAS_NAT_IPS, look_up
 from dataplane.kernel import inlined, kernel, load16, load32, prefetch
 from dataplane.nat.hashing import flow_tag
-from dataplane.nat.ports import session_at
+from dataplane.nat.ports import prefetch_port
 from dataplane.packets.headers import (
     DESTINATION,
     DESTINATION_PORT,
@@ -74,6 +74,7 @@ def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
     packet["source_endpoint"] = -1
     packet["hint"] = -1
     packet["pool"] = -1
+    packet["backend"] = -1
     packet["direction"] = NO_DIRECTION
     packet["kind"] = PLAIN
     packet["fault"] = _FORWARDED
@@ -129,7 +130,7 @@ def read_transport(state: Any, frame: Any, data: Any, packet: Any, direction: An
     source, destination, nat_ip, backend = route
     network = packet["network_header"]
     transport = packet["transport_header"]
-    payload = packet["bytes"] - (transport - network)
+    payload = np.int64(packet["bytes"]) - (transport - network)
     captured = np.int64(frame["captured"]) - (transport - frame["offset"])
     fragment = load16(data, network + FRAGMENT) & (MORE_FRAGMENTS | FRAGMENT_OFFSET)
     protocol = np.int64(packet["protocol"])
@@ -321,13 +322,13 @@ def transport_fault(data: Any, protocol: Any, transport: Any, payload: Any, capt
 
 @inlined
 def _find_port(state: Any, packet: Any, nat_ip: Any, backend: Any) -> None:
-    """The pool that a reply from the provider names, from (NAT IP, protocol, backend), and who has the port."""
+    """The pool that a reply from the provider names, from (NAT IP, protocol, backend); ask for who has the port."""
     service = state.services[packet["service"]]
     slot = slot_of_protocol(service, np.int64(packet["protocol"]))
     if slot >= 0:
         pool = pool_number(service, nat_ip, slot, backend)
         packet["pool"] = pool
-        packet["hint"] = session_at(state, pool, packet["flow"] & 0xFFFF)
+        prefetch_port(state, pool, packet["flow"] & 0xFFFF)
 
 
 @inlined

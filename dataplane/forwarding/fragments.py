@@ -69,7 +69,7 @@ def find_fragments(state: Any, frames: Any, data: Any, begin: Any, packet: Any, 
         row["protocol"] = packet["protocol"]
         row["identification"] = load16(data, network + IDENTIFICATION)
         row["begin"] = word & FRAGMENT_OFFSET
-        row["bytes"] = packet["bytes"] - (packet["transport_header"] - network)
+        row["bytes"] = np.int64(packet["bytes"]) - (packet["transport_header"] - network)
         row["more"] = word & MORE_FRAGMENTS != 0
         count += 1
     return len(frames), count

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dataplane.forwarding.admit import admit, note_new_session
+from dataplane.forwarding.admit import admit, foresee, note_new_session
 from dataplane.forwarding.classify import classify, judge, read_transport
 from dataplane.forwarding.count import count_in, count_out
 from dataplane.forwarding.icmp import rewrite_error
@@ -17,7 +17,7 @@ from dataplane.forwarding.translate import rewrite, rewrite_addresses, step_ttl
 from dataplane.kernel import inlined, kernel, load32, prefetch
 from dataplane.nat.fragments import OVERLAP, UNRESOLVED
 from dataplane.nat.life import DONE, DRAIN_LOG, GROW_SESSIONS, open_session, pass_time, reopen, see
-from dataplane.nat.ports import session_at
+from dataplane.nat.ports import foresee_port, session_at
 from dataplane.nat.sessions import find, has_room, hint_of, is_session
 from dataplane.nat.tcp import HANDSHAKE_REVIVES, is_first_packet
 from dataplane.nat.timers import FOREVER, TICK_BITS
@@ -53,20 +53,24 @@ MINUTE = 60_000_000_000
 
 
 @kernel
-def run(state: Any, frames: Any, data: Any, begin: Any, packets: Any, sides: Any) -> Any:
+def run(state: Any, frames: Any, data: Any, begin: Any, scratch: Any, sides: Any) -> Any:
     """Send frames from `begin` on through the service; returns (status, first frame not yet done).
 
-    `packets` is scratch, one vector long. `sides` is (datagrams, outcomes): each has a row per frame, or none
+    `scratch` is (packets, entries), a vector long each; `sides` is (datagrams, outcomes), with a row per frame or none
     when there are no translated fragments, or nobody asks for outcomes.
     Status DONE: all frames are done; another: Python has to act before the frame can be.
     """
     count = len(frames)
+    packets, entries = scratch
     while begin < count:
         size = min(len(packets), count - begin)
         for k in range(size):
             classify(state, frames[begin + k], data, packets[k])
         for k in range(size):
-            look_ahead(state.cells, state.sessions, packets[k])
+            entries[k] = look_ahead(state, packets[k])
+        for k in range(size):
+            if entries[k] >= 0:
+                foresee_port(state, np.int64(packets[k]["pool"]), entries[k])
         for k in range(size):
             status = forward(state, frames[begin + k], data, packets[k], sides, begin + k)
             if status != DONE:
@@ -86,13 +90,26 @@ def first_wrong(frames: Any, size: Any, points: Any) -> Any:
 
 
 @inlined
-def look_ahead(cells: Any, sessions: Any, packet: Any) -> None:
-    """Find the session that a packet probably belongs to, and ask for its row."""
-    if packet["direction"] == TO_SERVICE or packet["direction"] == CAPTURED_REPLY:
-        if packet["verdict"] == _FORWARDED and packet["kind"] != LATER_FRAGMENT:
-            packet["hint"] = hint_of(cells, np.int64(packet["tag"]))
-    if packet["hint"] >= 0:
-        prefetch(sessions, np.int64(packet["hint"]))
+def look_ahead(state: Any, packet: Any) -> Any:
+    """Find the session that a packet probably belongs to, and ask for its row.
+
+    Where it will probably open one, returns the entry of the list of free ports that it will need, else -1.
+    """
+    direction = packet["direction"]
+    hint = np.int64(-1)
+    entry = np.int64(-1)
+    if direction == TO_CONSUMER:
+        if packet["pool"] >= 0:
+            hint = session_at(state, np.int64(packet["pool"]), packet["flow"] & 0xFFFF)
+    elif packet["verdict"] == _FORWARDED and packet["kind"] != LATER_FRAGMENT:
+        if direction == TO_SERVICE or direction == CAPTURED_REPLY:
+            hint = hint_of(state.cells, np.int64(packet["tag"]))
+            if hint < 0 and direction == TO_SERVICE:
+                entry = foresee(state, packet)
+    if hint >= 0:
+        packet["hint"] = hint
+        prefetch(state.sessions, hint)
+    return entry
 
 
 @inlined
@@ -155,7 +172,7 @@ def forward(state: Any, frame: Any, data: Any, packet: Any, sides: Any, place: A
         datagram["direction"] = direction
         datagram["id"] = state.session_ends[row]["id"] if verdict == _FORWARDED else 0
 
-    size = packet["bytes"]
+    size = np.int64(packet["bytes"])
     state.totals[verdict, 0] += 1
     state.totals[verdict, 1] += size
     endpoint = np.int64(packet["endpoint"])
@@ -335,7 +352,7 @@ def _translate_special(state: Any, frame: Any, data: Any, packet: Any, row: Any,
     header_delta = _step_ttl(state.services, pool, data, packet, direction)
     if packet["kind"] == ICMP_ERROR:
         there = np.int64(frame["captured"]) - (network - frame["offset"])
-        rewrite_error(data, network, min(there, packet["bytes"]), header_delta, sender, receiver)
+        rewrite_error(data, network, min(there, np.int64(packet["bytes"])), header_delta, sender, receiver)
         state.session_ends[row]["last_packet"] = now
     else:
         address_delta = np.int64(session["address_delta"])
@@ -357,9 +374,9 @@ def _count(session: Any, end: Any, counters: Any, packet: Any, direction: Any) -
     """Count a forwarded packet for its session and its endpoint."""
     counter = counters[session["endpoint"]]
     if direction == TO_SERVICE:
-        count_in(session, end, counter, packet["bytes"])
+        count_in(session, end, counter, np.int64(packet["bytes"]))
     else:
-        count_out(session, end, counter, packet["bytes"])
+        count_out(session, end, counter, np.int64(packet["bytes"]))
 
 
 @inlined

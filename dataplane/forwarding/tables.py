@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataplane.kernel import inlined, kernel
-from dataplane.memory import sparse, zeroed
+from dataplane.memory import zeroed
 from dataplane.nat.fragments import DATAGRAMS
 from dataplane.nat.hashing import GOLDEN, key64
 from dataplane.nat.ports import BLOCK, BUCKETS, HASH, HASH_BUCKETS, PRESERVE, RANDOM, SEQUENTIAL
+from dataplane.nat.sessions import most_sessions
 from dataplane.nat.tcp import CLOSING_REFRESHES, DATA_REVIVES, FIRST_FIN_CLOSES, HANDSHAKE_REVIVES
 from dataplane.nat.timers import FOREVER, LEVELS, SLOTS
 from dataplane.packets.headers import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
@@ -187,7 +188,7 @@ def _prefixes(topology: Topology, points: dict[str, int]) -> NDArray[np.int64]:
 def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 4096) -> State:
     """All arrays for a topology, at the beginning of time.
 
-    `rows` is the room for sessions to start with; it doubles on demand. `logging` keeps ended sessions.
+    `rows` is how many sessions the index has room for at first; it doubles on demand. `logging` keeps ended sessions.
     """
     points = {network.name: number for number, network in enumerate(topology.virtual_networks)}
     services = topology.private_link_services
@@ -310,6 +311,7 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
                             0,
                             place_of_pool,
                             0,
+                            0,
                             -1,
                         )
                     )
@@ -338,6 +340,7 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         if pool["words"] >= 0 and size % 64:
             used_ports[int(pool["words"]) + size // 64] = np.uint64((2**64 - 1) << size % 64 & (2**64 - 1))
 
+    most = most_sessions(ports, rows)
     clock = np.zeros(1, CLOCK)
     clock[0]["next_due"] = FOREVER
     clock[0]["free_row"] = -1
@@ -355,22 +358,22 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         backend_keys=np.array(backend_keys, np.uint64),
         pools=pool_table,
         nat_ips=nat_ip_table,
-        free_ports=sparse(ports, np.uint16),
-        port_session=sparse(ports, np.int32),
+        free_ports=zeroed(ports, np.uint16, scattered=True),
+        port_session=zeroed(ports, np.int32, scattered=True),
         used_ports=used_ports,
         port_counters=np.zeros(counters, np.int64),
         blocks=np.zeros(blocks, BLOCK_ROW),
         cap_counts=np.zeros(caps, np.int32),
         cursors=np.zeros(len(backend_keys), np.int64),
         host_sessions=np.zeros(len(hosts), np.int64),
-        sessions=zeroed(rows, SESSION),
-        session_ends=zeroed(rows, SESSION_END),
-        timers=zeroed(rows, TIMER),
+        sessions=zeroed(most, SESSION),
+        session_ends=zeroed(most, SESSION_END),
+        timers=zeroed(most, TIMER),
         cells=zeroed(2 * rows, np.uint64),
-        acks=np.zeros((rows if any(s.nat.idle_reset for s in services) else 0, 2), np.uint32),
+        acks=zeroed(2 * most if any(s.nat.idle_reset for s in services) else 0, np.uint32).reshape(-1, 2),
         slots=np.zeros(LEVELS * SLOTS, np.int32),
         slot_bits=np.zeros(LEVELS * SLOTS // 64, np.uint64),
-        due=np.zeros(rows, DUE),
+        due=zeroed(most, DUE),
         datagrams=np.zeros(DATAGRAMS, DATAGRAM),
         clock=clock,
         counters=np.zeros(len(endpoints), ENDPOINT_COUNTER),

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dataplane.kernel import inlined, kernel, trailing_zeros
+from dataplane.kernel import inlined, kernel, prefetch, trailing_zeros
 from dataplane.nat.hashing import GOLDEN, mix, scale
 from dataplane.records import HELD
 
@@ -26,7 +26,12 @@ BUCKETS = 64
 #: What a look for a port came to.
 FULL, CAPPED, NOT_FOUND, GIVES = 0, 1, 2, 3
 
+#: Draws are foreseen this far; more mean that what was foreseen did not come.
+_FARTHEST = 256
+
 _ONE = np.uint64(1)
+_32 = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
@@ -130,6 +135,31 @@ def _draw(pool: Any) -> Any:
     return mix(pool["key"] + draws * GOLDEN)
 
 
+@inlined
+def _bits_below(n: Any) -> Any:
+    """As many ones as `n` - 1 has bits, for `n` up to 65,536."""
+    mask = n - 1
+    mask |= mask >> 1
+    mask |= mask >> 2
+    mask |= mask >> 4
+    return mask | (mask >> 8)
+
+
+@inlined
+def _draw_entry(pool: Any) -> Any:
+    """A place in the list of free ports.
+
+    Bits are cut off and misses drawn again, in place of scaling: so a place can be foreseen though the list's length
+    will change by a few until then.
+    """
+    free = np.int64(pool["free"])
+    mask = _bits_below(free)
+    at = np.int64(_draw(pool) >> _32) & mask
+    while at >= free:
+        at = np.int64(_draw(pool) >> _32) & mask
+    return at
+
+
 @kernel
 def _hash_start(state: Any, packet: Any, number: Any, backend_port: Any) -> Any:
     """Where RFC 6056 algorithm 3 or 4 begins to look: (index of its counter, offset)."""
@@ -173,7 +203,7 @@ def take_port(state: Any, packet: Any, number: Any, backend_port: Any, row: Any,
     """
     pool = state.pools[number]
     if pool["allocation"] == RANDOM and pool["words"] < 0:
-        offset = _take_entry(state, pool, scale(_draw(pool), np.int64(pool["free"])))
+        offset = _take_entry(state, pool, _draw_entry(pool))
     elif pool["words"] < 0:
         offset = _take_preserved(state, packet, pool)
     else:
@@ -209,6 +239,36 @@ def _take_marked(state: Any, packet: Any, number: Any, backend_port: Any, offset
 
 
 @inlined
+def foresee_entry(state: Any, number: Any) -> Any:
+    """Ask for the entry of the free list that a pool will probably give next, after those asked for already.
+
+    Returns where it is in State.free_ports, or -1.
+    """
+    pool = state.pools[number]
+    free = np.int64(pool["free"])
+    if pool["words"] >= 0 or free == 0:
+        return np.int64(-1)
+    ahead = (np.int64(pool["foreseen"]) - np.int64(pool["draws"])) & 0xFFFFFFFF
+    draw = pool["draws"] + np.uint64(ahead if ahead < _FARTHEST else 0)
+    mask = _bits_below(free)
+    at = free
+    while at >= free:
+        draw += _ONE
+        at = np.int64(mix(pool["key"] + draw * GOLDEN) >> _32) & mask
+    pool["foreseen"] = np.uint32(draw & _LOW)
+    prefetch(state.free_ports, pool["ports"] + at)
+    return pool["ports"] + at
+
+
+@inlined
+def foresee_port(state: Any, number: Any, entry: Any) -> None:
+    """Ask for the place of the port that an entry of the free list names: the next session is written there."""
+    pool = state.pools[number]
+    offset = np.int64(state.free_ports[entry]) ^ (entry - pool["ports"])
+    prefetch(state.port_session, pool["ports"] + offset)
+
+
+@inlined
 def _take_entry(state: Any, pool: Any, at: Any) -> Any:
     """Take an entry out of the list of free ports; the last one moves into its place."""
     first = pool["ports"]
@@ -228,7 +288,7 @@ def _take_preserved(state: Any, packet: Any, pool: Any) -> Any:
         place = np.int64(state.port_session[first + own])
         at = own if place == 0 else -1 - place
     else:
-        at = scale(_draw(pool), np.int64(pool["free"]))
+        at = _draw_entry(pool)
     offset = _take_entry(state, pool, at)
     moved = np.int64(state.free_ports[first + at]) ^ at
     state.port_session[first + moved] = -1 - at
@@ -302,6 +362,15 @@ def note_use(state: Any, number: Any, change: Any, moment: Any) -> None:
     nat_ip["since"] = moment
     nat_ip["used"] += change
     nat_ip["events"] += 1
+
+
+@inlined
+def prefetch_port(state: Any, number: Any, port: Any) -> None:
+    """Ask for who has a port of the pool."""
+    pool = state.pools[number]
+    offset = port - np.int64(pool["first_port"])
+    if 0 <= offset < pool["capacity"]:
+        prefetch(state.port_session, pool["ports"] + offset)
 
 
 @inlined

@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from dataplane.kernel import inlined, kernel
-from dataplane.memory import zeroed
+from dataplane.kernel import inlined, kernel, prefetch
+from dataplane.memory import physical, zeroed
 from dataplane.nat.hashing import flow_tag
-from dataplane.records import HELD, UNUSED, State
+from dataplane.records import DUE, HELD, SESSION, SESSION_END, TIMER, UNUSED, State
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 _EMPTY = np.uint64(0)
+
+#: Cells and ports hold a row plus one in 31 bits.
+_LARGEST = (1 << 31) - 2
 
 
 @inlined
@@ -110,10 +113,19 @@ def tag_of(state: Any, row: Any) -> Any:
 
 
 @inlined
+def prefetch_end(state: Any, row: Any) -> None:
+    """Ask for what the end of a session writes to: its cell in the index, and its port."""
+    prefetch(state.cells, tag_of(state, row) & (len(state.cells) - 1))
+    pool = state.pools[state.sessions[row]["pool"]]
+    offset = np.int64(state.sessions[row]["nat_port"]) - np.int64(pool["first_port"])
+    prefetch(state.port_session, pool["ports"] + offset)
+
+
+@inlined
 def has_room(state: Any) -> Any:
-    """Whether a row can be taken without growing."""
+    """Whether a row can be taken without growing. The index is at most half full."""
     clock = state.clock[0]
-    return clock["free_row"] >= 0 or clock["rows"] < len(state.sessions)
+    return clock["free_row"] >= 0 or clock["rows"] < min(len(state.cells) >> 1, len(state.sessions))
 
 
 @kernel
@@ -138,26 +150,20 @@ def give_row(state: Any, row: Any) -> None:
     clock["free_row"] = row
 
 
+def most_sessions(ports: int, rows: int) -> int:
+    """How many rows a session table has: more than there are ports, so that a session with a port always finds one.
+
+    But no more than fit into memory, and `rows` at least. Rows that are never used cost nothing
+    (`dataplane/memory.py`), so a table is never moved to grow.
+    """
+    row = sum(kind.itemsize for kind in (SESSION, SESSION_END, TIMER, DUE))
+    return max(rows, min(ports + 1, physical() // row, _LARGEST))
+
+
 def grown(state: State) -> State:
-    """The same state with room for twice as many sessions and an index for them."""
-    rows = 2 * len(state.sessions)
-    cells = zeroed(2 * rows, np.uint64)
+    """The same state with an index for twice as many sessions. Raises MemoryError if there can be no more of them."""
+    if state.clock[0]["rows"] == len(state.sessions):
+        raise MemoryError(f"{len(state.sessions):,} sessions are open or hold a port; no more fit into memory")
+    cells = zeroed(2 * len(state.cells), np.uint64)
     reindex(state.cells, cells)
-
-    def enlarge(array: Any) -> Any:
-        larger = zeroed(rows, array.dtype)
-        larger[: len(array)] = array
-        return larger
-
-    acks = state.acks
-    if len(acks):
-        acks = np.zeros((rows, 2), np.uint32)
-        acks[: len(state.acks)] = state.acks
-    return state.replace(
-        acks=acks,
-        sessions=enlarge(state.sessions),
-        session_ends=enlarge(state.session_ends),
-        timers=enlarge(state.timers),
-        due=enlarge(state.due),
-        cells=cells,
-    )
+    return state.replace(cells=cells)

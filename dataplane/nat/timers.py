@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dataplane.kernel import kernel, trailing_zeros
+from dataplane.kernel import kernel, prefetch, trailing_zeros
+from dataplane.nat.sessions import prefetch_end
 
 TICK_BITS = 20
 SLOT_BITS = 10
@@ -167,7 +168,7 @@ def pop_due(state: Any, until: Any) -> Any:
             if due == armed:
                 return row
             arm(state, row, due)
-        if not _open_next_slot(state, until >> TICK_BITS):
+        if until >> TICK_BITS <= clock["tick"] or not _open_next_slot(state, until >> TICK_BITS):
             break
     _look_ahead(state)
     return np.int64(-1)
@@ -191,11 +192,32 @@ def _open_next_slot(state: Any, until_tick: Any) -> Any:
             if row >= 0:
                 state.slots[slot] = 0
                 _clear(state.slot_bits, slot)
-                while row >= 0:
-                    following = np.int64(state.timers[row]["next"])
-                    arm(state, row, deadline(state, row))
-                    row = following
+                _arm_all(state, _turned(state, row))
     return True
+
+
+@kernel
+def _turned(state: Any, row: Any) -> Any:
+    """Turn a list round, so that the timer that was started first comes first; its head. Asks for all its sessions."""
+    before = np.int64(-1)
+    while row >= 0:
+        following = np.int64(state.timers[row]["next"])
+        state.timers[row]["next"] = before
+        prefetch(state.sessions, row)
+        prefetch(state.session_ends, row)
+        before = row
+        row = following
+    return before
+
+
+@kernel
+def _arm_all(state: Any, row: Any) -> None:
+    """Start the timers of a list that is in no slot, and ask for what the sessions' end will need."""
+    while row >= 0:
+        following = np.int64(state.timers[row]["next"])
+        prefetch_end(state, row)
+        arm(state, row, deadline(state, row))
+        row = following
 
 
 @kernel

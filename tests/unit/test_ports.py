@@ -61,7 +61,7 @@ class Twin:
         if self.allocation == "preserve" and own in self.free:
             return own
         if self.allocation in LISTS:
-            return self.probe() if self.runs else self.free[pick(self.draw(), len(self.free))]
+            return self.probe() if self.runs else self.free[self.draw_below(len(self.free))]
         if self.allocation == "sequential":
             return min([p for p in self.free if p > self.last] or self.free)
         if self.allocation == "block":  # there is one endpoint, and no cap: its blocks fill up from below
@@ -74,6 +74,12 @@ class Twin:
             if offset in self.free:
                 return offset
         return -1
+
+    def draw_below(self, n: int) -> int:
+        bits = (n - 1).bit_length()
+        while (number := (self.draw() >> 32) % (1 << bits)) >= n:
+            pass
+        return number
 
     def draw(self) -> int:
         self.draws += 1
