@@ -9,15 +9,56 @@ The arrays of a bundle never change places, which lets the compiler keep an arra
 from __future__ import annotations
 
 import hashlib
+import operator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
 from llvmlite import ir
 from numba import typeof, types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.core.typing.templates import AttributeTemplate
-from numba.extending import NativeValue, infer_getattr, lower_getattr_generic, models, register_model, unbox
+from numba.extending import (
+    NativeValue,
+    infer_getattr,
+    lower_builtin,
+    lower_getattr_generic,
+    models,
+    register_model,
+    unbox,
+)
+from numba.np.arrayobj import load_item, store_item
+from numpy.typing import NDArray
+
+
+class Table(types.Array):  # type: ignore[misc]
+    """An array of a bundle: kernels never count from its end, so an index is used as it is."""
+
+    def __init__(self, array: Any) -> None:
+        name = f"table({array.dtype})"
+        super().__init__(array.dtype, array.ndim, array.layout, not array.mutable, name, array.aligned)
+
+
+register_model(Table)(models.ArrayModel)
+
+
+def _item(context: Any, builder: Any, kind: Any, args: Any) -> Any:
+    array = context.make_array(kind)(context, builder, args[0])
+    return cgutils.gep_inbounds(builder, array.data, args[1])
+
+
+if not config.BOUNDSCHECK:
+
+    @lower_builtin(operator.getitem, Table, types.Integer)  # type: ignore[untyped-decorator]
+    def _get(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = signature.args[0]
+        return load_item(context, builder, kind, _item(context, builder, kind, args))
+
+    @lower_builtin(operator.setitem, Table, types.Integer, types.Any)  # type: ignore[untyped-decorator]
+    def _set(context: Any, builder: Any, signature: Any, args: Any) -> None:
+        kind, _, given = signature.args
+        value = context.cast(builder, args[2], given, kind.dtype)
+        store_item(context, builder, kind, value, _item(context, builder, kind, args))
 
 
 class BundleType(types.Type):  # type: ignore[misc]
@@ -44,6 +85,10 @@ def _words(dimensions: int) -> int:
     return 3 + 2 * dimensions
 
 
+def _type_of(array: NDArray[Any]) -> Any:
+    return Table(typeof(array)) if array.ndim == 1 else typeof(array)
+
+
 @dataclass(frozen=True, eq=False)
 class Bundle:
     """Base of dataclasses whose fields are numpy arrays; in kernels as in Python, `bundle.field` is the array."""
@@ -57,7 +102,7 @@ class Bundle:
         remembered = {
             "_block": block,
             "address": block.ctypes.data,
-            "_numba_type_": BundleType(tuple((name, typeof(array)) for name, array in arrays.items())),
+            "_numba_type_": BundleType(tuple((name, _type_of(array)) for name, array in arrays.items())),
         }
         for name, value in remembered.items():
             object.__setattr__(self, name, value)

@@ -100,6 +100,7 @@ SESSION = np.dtype(
         ("protocol", np.uint8),
         ("state", np.uint8),
         ("seen", np.uint8),
+        ("decrement_ttl", np.uint8),
     ],
     align=True,
 )
@@ -220,6 +221,9 @@ ENDPOINT = np.dtype(
 )
 assert ENDPOINT.itemsize == 32
 
+#: Packets of one verdict.
+TOTAL = np.dtype([("packets", np.int64), ("bytes", np.int64)], align=True)
+
 #: What an endpoint counts, one line per endpoint; the byte figures are of the current minute.
 ENDPOINT_COUNTER = np.dtype(
     [
@@ -237,6 +241,16 @@ ENDPOINT_COUNTER = np.dtype(
     align=True,
 )
 assert ENDPOINT_COUNTER.itemsize == 64
+
+#: A network's point: who is seen there.
+POINT = np.dtype(
+    [
+        ("kinds", np.int64),  # bit 0: endpoints are visible here, bit 1: NAT IPs live here
+        ("lowest", np.int64),  # of the endpoints' addresses: most sources lie outside, and are not looked up
+        ("highest", np.int64),
+    ],
+    align=True,
+)
 
 #: Who has an address: an endpoint seen from a point, a NAT IP at a point, a backend of a service.
 ADDRESS = np.dtype([("scope", np.int64), ("address", np.int64), ("value", np.int64)])
@@ -351,7 +365,7 @@ class State(Bundle):
 
     # the topology
     addresses: NDArray[Any]  # ADDRESS, open addressing
-    points: NDArray[np.int64]  # bit 0: endpoints are visible here, bit 1: NAT IPs live here
+    points: NDArray[Any]
     prefixes: NDArray[np.int64]  # rows of (point, network, mask)
     endpoints: NDArray[Any]
     services: NDArray[Any]
@@ -384,7 +398,7 @@ class State(Bundle):
     clock: NDArray[Any]
     counters: NDArray[Any]
     endpoint_drops: NDArray[np.int64]
-    totals: NDArray[np.int64]
+    totals: NDArray[Any]  # [verdict]
     ended: NDArray[np.int64]
     log: NDArray[Any]
     resets: NDArray[Any]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from scapy.packet import Packet
 
 #: Packets per vector: small enough that a vector's rows stay in the first-level cache.
-BURST = 256
+BURST = 64
 
 _NOTHING = np.zeros(0, OUTCOME)
 _NO_DATAGRAMS = np.zeros(0, np.int32)

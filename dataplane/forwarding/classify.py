@@ -112,7 +112,7 @@ def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
     packet["bytes"] = total
     point = np.int64(frame["point"])
     direction, nat_ip, backend = _direction(state, point, source, destination, packet)
-    if packet["protocol"] == PROTOCOL_ICMP and state.points[point] & POINT_HAS_NAT_IPS and direction != TO_CONSUMER:
+    if packet["protocol"] == PROTOCOL_ICMP and direction != TO_CONSUMER:
         sizes = (total - header, captured - header)
         direction, nat_ip = _error_to_nat_ip(state, data, packet, (point, destination), sizes, direction)
     packet["direction"] = direction
@@ -282,7 +282,7 @@ def _direction(state: Any, point: Any, source: Any, destination: Any, packet: An
 
     Sets the packet's endpoints and its service.
     """
-    kinds = state.points[point]
+    kinds = state.points[point]["kinds"]
     if kinds & POINT_HAS_NAT_IPS:
         nat_ip = look_up(state.addresses, 2 * point + 1, destination)
         if nat_ip >= 0:
@@ -293,7 +293,9 @@ def _direction(state: Any, point: Any, source: Any, destination: Any, packet: An
                 return TO_CONSUMER, np.int64(state.nat_ips[nat_ip]["index"]), backend
     if kinds & POINT_HAS_ENDPOINTS:
         to = look_up(state.addresses, 2 * point, destination)
-        come_from = look_up(state.addresses, 2 * point, source)
+        come_from = np.int64(-1)
+        if state.points[point]["lowest"] <= source <= state.points[point]["highest"]:
+            come_from = look_up(state.addresses, 2 * point, source)
         packet["endpoint"] = to
         packet["source_endpoint"] = come_from
         if to >= 0:

@@ -173,8 +173,9 @@ def forward(state: Any, frame: Any, data: Any, packet: Any, sides: Any, place: A
         datagram["id"] = state.session_ends[row]["id"] if verdict == _FORWARDED else 0
 
     size = np.int64(packet["bytes"])
-    state.totals[verdict, 0] += 1
-    state.totals[verdict, 1] += size
+    total = state.totals[verdict]
+    total["packets"] += 1
+    total["bytes"] += size
     endpoint = np.int64(packet["endpoint"])
     if verdict > _BYPASSED:
         state.endpoint_drops[endpoint, verdict] += 1  # the last row is nobody's
@@ -324,7 +325,7 @@ def _translate(state: Any, data: Any, packet: Any, direction: Any, row: Any, now
     if direction == TO_CONSUMER:
         header_delta = reversed_change(header_delta)
         transport_delta = reversed_change(transport_delta)
-    header_delta += _step_ttl(state.services, pool, data, packet, direction)
+    header_delta += _step_ttl(session, data, packet, direction)
     sender, receiver = _ends(session, pool, state.endpoints, direction)
     rewrite(data, packet, sender, receiver, header_delta, transport_delta)
     if len(state.acks) and packet["tcp_flags"] & ACK:
@@ -349,7 +350,7 @@ def _translate_special(state: Any, frame: Any, data: Any, packet: Any, row: Any,
     session = state.sessions[row]
     pool = state.pools[session["pool"]]
     sender, receiver = _ends(session, pool, state.endpoints, direction)
-    header_delta = _step_ttl(state.services, pool, data, packet, direction)
+    header_delta = _step_ttl(session, data, packet, direction)
     if packet["kind"] == ICMP_ERROR:
         there = np.int64(frame["captured"]) - (network - frame["offset"])
         rewrite_error(data, network, min(there, np.int64(packet["bytes"])), header_delta, sender, receiver)
@@ -363,9 +364,9 @@ def _translate_special(state: Any, frame: Any, data: Any, packet: Any, row: Any,
 
 
 @inlined
-def _step_ttl(services: Any, pool: Any, data: Any, packet: Any, direction: Any) -> Any:
+def _step_ttl(session: Any, data: Any, packet: Any, direction: Any) -> Any:
     """Move the time to live on; returns what that adds to the header's delta."""
-    decrement = np.int64(services[pool["service"]]["decrement_ttl"])
+    decrement = np.int64(session["decrement_ttl"])
     return step_ttl(data, packet["network_header"], decrement if direction == CAPTURED_REPLY else -decrement)
 
 

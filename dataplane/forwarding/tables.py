@@ -37,6 +37,7 @@ from dataplane.records import (
     ICMP_QUERY,
     IDLE_RESET,
     NAT_IP,
+    POINT,
     POOL,
     RESET,
     SERVICE,
@@ -44,6 +45,7 @@ from dataplane.records import (
     SESSION_END,
     STATES,
     TIMER,
+    TOTAL,
     UDP_ACTIVE,
     UDP_UNREPLIED,
     State,
@@ -194,7 +196,8 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
     services = topology.private_link_services
     service_rows = {service.name: number for number, service in enumerate(services)}
     addresses: list[tuple[int, int, int]] = []
-    point_kinds = np.zeros(max(1, len(points)), np.int64)
+    point_table = np.zeros(max(1, len(points)), POINT)
+    point_table["lowest"] = 1 << 32
 
     endpoints = np.zeros(len(topology.private_endpoints), ENDPOINT)
     link_ids = topology.link_ids()
@@ -215,7 +218,10 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
     for name, point in points.items():
         for endpoint in topology.visible_endpoints(name):
             addresses.append((2 * point, int(endpoint.ip), numbers[endpoint.name]))
-            point_kinds[point] |= POINT_HAS_ENDPOINTS
+            here = point_table[point]
+            here["kinds"] |= POINT_HAS_ENDPOINTS
+            here["lowest"] = min(here["lowest"], int(endpoint.ip))
+            here["highest"] = max(here["highest"], int(endpoint.ip))
 
     service_table = np.zeros(len(services), SERVICE)
     timeouts: dict[tuple[int, ...], int] = {}  # each different row once
@@ -284,7 +290,7 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         place_of_pool = 0
         for index, nat_ip in enumerate(service.nat_ips):
             addresses.append((2 * point + 1, int(nat_ip), len(nat_ips)))
-            point_kinds[point] |= POINT_HAS_NAT_IPS
+            point_table[point]["kinds"] |= POINT_HAS_NAT_IPS
             for protocol in protocols:
                 for backend in balancer.backend_pool:
                     pools.append(
@@ -348,7 +354,7 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
     clock[0]["logging"] = logging
     return State(
         addresses=_address_table(addresses),
-        points=point_kinds,
+        points=point_table,
         prefixes=_prefixes(topology, points),
         endpoints=endpoints,
         services=service_table,
@@ -378,7 +384,7 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         clock=clock,
         counters=np.zeros(len(endpoints), ENDPOINT_COUNTER),
         endpoint_drops=np.zeros((len(endpoints) + 1, len(Verdict)), np.int64),
-        totals=np.zeros((len(Verdict), 2), np.int64),
+        totals=np.zeros(len(Verdict), TOTAL),
         ended=np.zeros(4, np.int64),
         log=np.zeros(1 << 16 if logging else 1, ENDED),
         resets=np.zeros(1 << 12, IDLE_RESET),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from dataplane.forwarding.tables import protocols_of
 from dataplane.metrics.series import Series, nat_ip_pools
 from dataplane.records import END_WORDS, State
@@ -15,10 +17,11 @@ def summarise(topology: Topology, state: State, series: Series, seed: int) -> di
     """The object of `summary.json`. Bytes are IPv4 total lengths, percentages 0 to 100, times in seconds."""
     clock = state.clock[0]
     traffic = series.totals(state)
+    totals = np.stack([state.totals["packets"], state.totals["bytes"]], axis=1)
     reasons = {
-        str(verdict): _figures(state.totals[verdict])
+        str(verdict): _figures(totals[verdict])
         for verdict in Verdict
-        if verdict.is_drop and state.totals[verdict, 0]
+        if verdict.is_drop and totals[verdict, 0]
     }
     endpoints = []
     of_service: dict[str, list[int]] = {service.name: [0] * 4 for service in topology.private_link_services}
@@ -50,11 +53,11 @@ def summarise(topology: Topology, state: State, series: Series, seed: int) -> di
         }
         for service in topology.private_link_services
     ]
-    dropped = state.totals[Verdict.BYPASSED + 1 :].sum(axis=0)
+    dropped = totals[Verdict.BYPASSED + 1 :].sum(axis=0)
     return {
-        "received": _figures(state.totals.sum(axis=0)),
-        "forwarded": _figures(state.totals[Verdict.FORWARDED]),
-        "bypassed": _figures(state.totals[Verdict.BYPASSED]),
+        "received": _figures(totals.sum(axis=0)),
+        "forwarded": _figures(totals[Verdict.FORWARDED]),
+        "bypassed": _figures(totals[Verdict.BYPASSED]),
         "dropped": {**_figures(dropped), "reasons": reasons},
         "private_endpoints": endpoints,
         "private_link_services": services,

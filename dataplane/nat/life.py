@@ -67,6 +67,7 @@ def open_session(state: Any, packet: Any, number: Any, now: Any, grant: Any) -> 
     session["address_delta"] = fold(addresses)
     session["transport_delta"] = fold(transport)
     session["timeouts"] = timeouts
+    session["decrement_ttl"] = state.services[service]["decrement_ttl"]
     session["last_refresh"] = now
     session["packets_in"] = 0
     session["packets_out"] = 0

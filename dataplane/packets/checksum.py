@@ -18,6 +18,13 @@ def fold(total: Any) -> Any:
 
 
 @inlined
+def fold_short(total: Any) -> Any:
+    """The same for a sum below 2^32."""
+    total = (total & 0xFFFF) + (total >> 16)
+    return (total & 0xFFFF) + (total >> 16)
+
+
+@inlined
 def word_change(old: Any, new: Any) -> Any:
     """`~m + m'` for one 16-bit word."""
     return (old ^ 0xFFFF) + new
@@ -38,8 +45,8 @@ def reversed_change(delta: Any) -> Any:
 
 @inlined
 def adjust(data: Any, offset: Any, delta: Any) -> None:
-    """Adjust the checksum at `offset` by a sum of changes (at least 1)."""
-    store16(data, offset, 0xFFFF - fold((load16(data, offset) ^ 0xFFFF) + delta))
+    """Adjust the checksum at `offset` by a sum of changes (at least 1, below 2^31)."""
+    store16(data, offset, 0xFFFF - fold_short((load16(data, offset) ^ 0xFFFF) + delta))
 
 
 @inlined
@@ -47,5 +54,5 @@ def adjust_udp(data: Any, offset: Any, delta: Any) -> None:
     """The same for UDP: zero means that there is none and stays; a result of zero is sent as 0xFFFF (RFC 768)."""
     old = load16(data, offset)
     if old != 0:
-        new = 0xFFFF - fold((old ^ 0xFFFF) + delta)
+        new = 0xFFFF - fold_short((old ^ 0xFFFF) + delta)
         store16(data, offset, new if new != 0 else 0xFFFF)
