@@ -33,6 +33,8 @@ MAGIC = {
 }
 
 FILE_HEADER = 24
+#: Of the records that are written.
+RECORD_HEADER = 16
 
 # What a scan is told and tells, in one int64 vector.
 _AT, _STOP, _STATUS, _VALUE, _BIG, _UNIT, _HEADER, _LIMIT, _LINK_TYPE, _SWAP = range(10)
@@ -129,6 +131,20 @@ class PcapScanner:
 
 
 @kernel
+def put_record(out: Any, at: Any, time_ns: Any, lengths: Any, data: Any, offset: Any) -> Any:
+    """Write a record at `out[at:]`; the position after it. `lengths` is (captured, original)."""
+    captured, original = lengths
+    time_ns = min(max(time_ns, 0), 4_294_967_295_999_999_999)
+    seconds = time_ns // 1_000_000_000
+    store32_little(out, at, seconds)
+    store32_little(out, at + 4, time_ns - seconds * 1_000_000_000)
+    store32_little(out, at + 8, captured)
+    store32_little(out, at + 12, original)
+    copy_bytes(out, at + RECORD_HEADER, data, offset, captured)
+    return at + RECORD_HEADER + captured
+
+
+@kernel
 def put_records(out: Any, data: Any, frames: Any, state: Any) -> Any:
     """Write records for `frames[state[0]:]` to `out` while they fit; the bytes written.
 
@@ -141,17 +157,9 @@ def put_records(out: Any, data: Any, frames: Any, state: Any) -> Any:
         if frame["offset"] < 0 or frame["offset"] + captured > data.shape[0]:
             state[0] = index
             return np.int64(-1)
-        if at + 16 + captured > out.shape[0]:
+        if at + RECORD_HEADER + captured > out.shape[0]:
             break
-        time_ns = frame["time_ns"]
-        time_ns = min(max(time_ns, 0), 4_294_967_295_999_999_999)
-        seconds = time_ns // 1_000_000_000
-        store32_little(out, at, seconds)
-        store32_little(out, at + 4, time_ns - seconds * 1_000_000_000)
-        store32_little(out, at + 8, captured)
-        store32_little(out, at + 12, np.int64(frame["original"]))
-        copy_bytes(out, at + 16, data, frame["offset"], captured)
-        at += 16 + captured
+        at = put_record(out, at, frame["time_ns"], (captured, np.int64(frame["original"])), data, frame["offset"])
         index += 1
     state[0] = index
     return at
@@ -203,9 +211,16 @@ class PcapWriter:
             if used < 0:
                 raise ValueError(f"packet {int(state[0]) + 1} of the batch lies outside the batch's data")
             if used == 0:
-                self._buffer = np.empty(16 + int(frames["captured"][int(state[0])]), np.uint8)
+                self._buffer = np.empty(RECORD_HEADER + int(frames["captured"][int(state[0])]), np.uint8)
             self._file.write(self._buffer.data[:used])
         self.packets += len(batch)
+
+    def write_records(self, records: NDArray[np.uint8], packets: int, link_type: int) -> None:
+        """Append bytes that hold so many records as `put_record` makes them, of packets of the file's link type."""
+        if self.link_type is None:
+            self._start(link_type)
+        self._file.write(records.data)
+        self.packets += packets
 
     def close(self) -> None:
         """Finish the file; one without packets and link type says Ethernet (1)."""

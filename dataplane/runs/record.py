@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dataplane.capture.pcap import PcapWriter
+from dataplane.capture.pcap import RECORD_HEADER, PcapWriter, put_record
 from dataplane.capture.pcapng_writer import PcapngWriter, packet_block_size, put_packet
 from dataplane.forwarding.encapsulate import OVERHEAD, encapsulate
 from dataplane.kernel import kernel
-from dataplane.packets.batch import FRAME, INBOUND, OUTBOUND, TIME_UNREPRESENTABLE, PacketBatch
+from dataplane.packets.batch import INBOUND, OUTBOUND, TIME_UNREPRESENTABLE, PacketBatch
 from dataplane.packets.headers import LINK_ETHERNET
 from dataplane.records import RESET_TO_BACKEND, RESET_TO_CONSUMER, TO_CONSUMER, TO_SERVICE
 from dataplane.topology.model import Topology
@@ -32,7 +32,7 @@ _BYPASSED = int(Verdict.BYPASSED)
 _AS_IT_CAME, _REWRITTEN, _ENCAPSULATED = 0, 1, 2
 
 _COMMENT_ROOM = 96
-_WRITTEN, _BUFFER_FULL, _NEW_INTERFACE = 0, 1, 2
+_WRITTEN, _BUFFER_FULL, _NEW_INTERFACE, _OTHER_LINK_TYPE = 0, 1, 2, 3
 
 _ZERO = ord("0")
 
@@ -185,40 +185,39 @@ def write_points(job: Any, frames: Any, outcomes: Any, index: Any, place: Any, o
 
 
 @kernel
-def collect_point(job: Any, frames: Any, outcomes: Any, index: Any, out: Any, rows: Any) -> Any:
-    """Copy the packets of one point into `out` and their FRAME rows into `rows`, as far as both reach.
+def write_point(job: Any, frames: Any, outcomes: Any, index: Any, out: Any) -> Any:
+    """Write the packets of one point as records of a classic pcap, from packet `index` on, as far as `out` reaches.
 
-    Returns (next index, rows filled, bytes copied). `job` is (buffers, link ids, point, backbone point).
+    Returns (status, index, packets written, bytes written, (the file's link type, the packet's link type)). `job` is
+    (buffers, link ids, point, backbone point, the file's link type or -1); a packet of another link type than the
+    file's ends it with _OTHER_LINK_TYPE.
     """
-    buffers, link_ids, wanted, backbone = job
+    buffers, link_ids, wanted, backbone, file_link_type = job
     came, rewritten, scratch = buffers
     used = count = 0
+    link_type = file_link_type
     while index < len(frames):
         frame = frames[index]
         outcome = outcomes[index]
         count_before, used_before = count, used
         for place in range(3):
-            point, source, direction = appearance(outcome, place, backbone)
+            point, source, _ = appearance(outcome, place, backbone)
             if point == wanted:
                 source, offset, captured, original, link_type = take_bytes(
                     source, frame, outcome, buffers, link_ids
                 )
-                if used + captured > len(out) or count == len(rows):
-                    return index, count_before, used_before  # the packet comes again, from its first appearance
+                if file_link_type >= 0 and link_type != file_link_type:
+                    return _OTHER_LINK_TYPE, index, count_before, used_before, (file_link_type, link_type)
+                file_link_type = link_type
+                if used + RECORD_HEADER + captured > len(out):
+                    # The packet comes again, from its first appearance.
+                    return _BUFFER_FULL, index, count_before, used_before, (file_link_type, link_type)
                 data = came if source == _AS_IT_CAME else (rewritten if source == _REWRITTEN else scratch)
-                for at in range(captured):
-                    out[used + at] = data[offset + at]
-                row = rows[count]
-                row["offset"] = used
-                row["time_ns"] = outcome["time"] if frame["flags"] & TIME_UNREPRESENTABLE else frame["time_ns"]
-                row["captured"] = captured
-                row["original"] = original
-                row["link_type"] = link_type
-                row["direction"] = direction
+                time_ns = outcome["time"] if frame["flags"] & TIME_UNREPRESENTABLE else frame["time_ns"]
+                used = put_record(out, used, time_ns, (captured, original), data, offset)
                 count += 1
-                used += captured
         index += 1
-    return index, count, used
+    return _WRITTEN, index, count, used, (file_link_type, link_type)
 
 
 class Recorder:
@@ -250,8 +249,20 @@ class Recorder:
         """Whether anything is written at all."""
         return self._writer is not None or bool(self._pcaps)
 
-    def record(self, came: NDArray[np.uint8], batch: PacketBatch, outcomes: NDArray[Any]) -> None:
-        """Write a batch: the bytes as they came, the batch as it was rewritten in place, and its OUTCOME rows."""
+    def wants_original(self, frames: NDArray[Any]) -> bool:
+        """Whether `record` will need these packets as they came: for a point where they came in, and the backbone."""
+        points = {point for point, _ in self._pcaps}
+        return (
+            self._writer is not None
+            or len(self._points) - 1 in points
+            or any((frames["point"] == point).any() for point in points)
+        )
+
+    def record(self, came: NDArray[np.uint8] | None, batch: PacketBatch, outcomes: NDArray[Any]) -> None:
+        """Write a batch: the bytes as they came, the batch as it was rewritten in place, and its OUTCOME rows.
+
+        `came` may be left out where `wants_original` said so.
+        """
         if not len(batch):
             return
         largest = int(batch.frames["captured"].max()) + OVERHEAD
@@ -259,7 +270,7 @@ class Recorder:
             self._scratch = np.empty(2 * largest + _COMMENT_ROOM, np.uint8)
         if len(self._out) < 2 * largest + 256:  # a packet may appear twice at one point
             self._out = np.empty(4 * largest + 256, np.uint8)
-        buffers = (came, batch.data, self._scratch)
+        buffers = (batch.data if came is None else came, batch.data, self._scratch)
         backbone = len(self._points) - 1
         for point, writer in self._pcaps:
             if self._points[point] in self.failures:
@@ -288,21 +299,20 @@ class Recorder:
     def _write_pcap(
         self, point: int, writer: PcapWriter, buffers: Any, frames: NDArray[Any], outcomes: NDArray[Any]
     ) -> None:
-        job = (buffers, self._link_ids, np.int64(point), np.int64(len(self._points) - 1))
-        rows = np.zeros(1 << 14, FRAME)
         index = 0
         while index < len(frames):
-            index, count, used = collect_point(job, frames, outcomes, index, self._out, rows)
-            links = np.unique(rows["link_type"][:count])
-            if writer.link_type is not None:
-                links = np.union1d(links, [writer.link_type])
-            if len(links) > 1:
+            link_type = -1 if writer.link_type is None else writer.link_type
+            job = (buffers, self._link_ids, np.int64(point), np.int64(len(self._points) - 1), np.int64(link_type))
+            status, index, count, used, links = write_point(job, frames, outcomes, index, self._out)
+            if status == _OTHER_LINK_TYPE:
                 self.failures[self._points[point]] = (
                     f"--pcap {self._points[point]}=…: not written: a classic pcap has one link type, and packets of "
-                    f"link types {', '.join(map(str, links))} were seen there; capture.pcapng can hold them all"
+                    f"link types {', '.join(str(link) for link in sorted(links))} were seen there; capture.pcapng can "
+                    "hold them all"
                 )
                 return
-            writer.write_batch(PacketBatch(self._out[:used], rows[:count]))
+            if count:
+                writer.write_records(self._out[:used], int(count), int(links[0]))
 
     def close(self) -> None:
         """Complete the files: interface statistics, headers of files with no packet."""

@@ -192,7 +192,7 @@ def send_and_record(simulator: Simulator, batch: PacketBatch, recorder: Recorder
         simulator.feed(batch)
         simulator.take_reset_packets()
         return
-    came = batch.data.copy()
+    came = batch.data.copy() if recorder.wants_original(batch.frames) else None
     outcomes = np.zeros(len(batch), OUTCOME)
     before = simulator.clock["received"]
     simulator.feed(batch, outcomes)
