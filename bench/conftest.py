@@ -17,6 +17,7 @@ from dataplane.simulator import Simulator
 #: Packets of a workload. A small number makes the suites a quick check that they still run.
 PACKETS = int(os.environ.get("BENCH_PACKETS", "1000000"))
 
+_HEADS = ["packets", "best Mpkt/s", "best ns/pkt", "median Mpkt/s", "median ns/pkt", "median s", "bytes/session"]
 _ROWS = pytest.StashKey[list[tuple[str, list[str]]]]()
 
 
@@ -26,18 +27,18 @@ def packets() -> int:
 
 
 @pytest.fixture
-def tell(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[int | None], None]:
+def tell(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None]:
     """Call it with the packets of one round, after the measurement: it notes the rate and puts it in the table.
 
-    None for what is no matter of packets.
+    None for what is no matter of packets. With the simulator, memory per open session is told too.
     """
 
-    def rate(count: int | None) -> None:
+    def rate(count: int | None, simulator: Simulator | None = None) -> None:
         if benchmark.stats is None:  # --benchmark-disable
             return
         stats = benchmark.stats.stats
         if count is None:
-            _add(request, ["-"] * 5 + [f"{stats.median:,.3f}"])
+            _add(request, ["-"] * 5 + [f"{stats.median:,.3f}", "-"])
             return
         benchmark.extra_info.update(
             packets=count,
@@ -46,6 +47,10 @@ def tell(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[int | None
             best_packets_per_second=count / stats.min,
             best_ns_per_packet=stats.min * 1e9 / count,
         )
+        per_session = "-"
+        if simulator is not None and (active := simulator.summary()["sessions"]["active"]):
+            benchmark.extra_info["bytes_per_session"] = round(simulator.session_memory() / active)
+            per_session = f"{benchmark.extra_info['bytes_per_session']:,}"
         row = [
             f"{count:,}",
             f"{count / stats.min / 1e6:,.2f}",
@@ -53,6 +58,7 @@ def tell(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[int | None
             f"{count / stats.median / 1e6:,.2f}",
             f"{stats.median * 1e9 / count:,.1f}",
             f"{stats.median:,.3f}",
+            per_session,
         ]
         _add(request, row)
 
@@ -75,7 +81,7 @@ def _add(request: pytest.FixtureRequest, row: list[str]) -> None:
 
 
 @pytest.fixture
-def measure(benchmark: Any, tell: Callable[[int | None], None]) -> Callable[..., None]:
+def measure(benchmark: Any, tell: Callable[..., None]) -> Callable[..., None]:
     """Feed a batch to a simulator again and again, later each time, and note the rate.
 
     Every round gets the packets as they were: `feed` rewrites them. That, and the first round, which opens the
@@ -96,7 +102,7 @@ def measure(benchmark: Any, tell: Callable[[int | None], None]) -> Callable[...,
 
         benchmark.pedantic(simulator.feed, args=(batch,), setup=restore, rounds=rounds, warmup_rounds=1)
         assert simulator.summary()["forwarded"]["packets"] == received
-        tell(len(batch))
+        tell(len(batch), simulator)
 
     return run
 
@@ -121,17 +127,16 @@ def pytest_report_header() -> str:
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     rows = config.stash.get(_ROWS, [])
-    rates = [(name, row) for name, row in rows if len(row) == 6]
-    others = [(name, row) for name, row in rows if len(row) != 6]
+    rates = [(name, row) for name, row in rows if len(row) == len(_HEADS)]
+    others = [(name, row) for name, row in rows if len(row) != len(_HEADS)]
     if not rows:
         return
     terminalreporter.section("packets per second")
     # The header again, since `-q` leaves it out.
     terminalreporter.write_line(pytest_report_header())
-    heads = ["packets", "best Mpkt/s", "best ns/pkt", "median Mpkt/s", "median ns/pkt", "median s"]
     width = max((len(name) for name, _ in rows), default=0)
     if rates:
-        terminalreporter.write_line(" " * width + "".join(f"{head:>15}" for head in heads))
+        terminalreporter.write_line(" " * width + "".join(f"{head:>15}" for head in _HEADS))
     for name, row in rates:
         terminalreporter.write_line(f"{name:<{width}}" + "".join(f"{value:>15}" for value in row))
     for name, row in others:

@@ -26,8 +26,9 @@ def _assert_valid(batch):
         workloads.imix(1000, 10),
         workloads.new_sessions(1000, 100, 10**9),
         workloads.both_directions(1001, 50),
+        workloads.some_new(1000, 100, 90, 10**9),
     ],
-    ids=["udp", "udp-590", "imix", "new-sessions", "both-directions"],
+    ids=["udp", "udp-590", "imix", "new-sessions", "both-directions", "some-new"],
 )
 def test_every_packet_is_valid_and_forwarded(batch):
     _assert_valid(batch)
@@ -61,6 +62,19 @@ def test_new_sessions_end_as_fast_as_they_begin():
     simulator.feed(workloads.new_sessions(1000, live=100, timeout_ns=10**9))
     assert simulator.summary()["sessions"]["active"] == 100
     assert simulator.summary()["sessions"]["created"] == 1000
+
+
+@pytest.mark.parametrize("hits", [100, 90, 50])
+def test_of_a_hundred_packets_so_many_find_a_session(hits):
+    simulator = Simulator(workloads.topology(udp_timeout="1s"))
+    batch = workloads.some_new(10_000, 400, hits, 10**9)
+    span = int(batch.time_ns[-1] - batch.time_ns[0]) + 1_000
+    for _ in range(3):  # those that stay are opened in the first round
+        before = simulator.summary()["sessions"]["created"]
+        simulator.feed(batch.copy())
+        batch.frames["time_ns"] += span
+    assert simulator.summary()["sessions"]["created"] - before == pytest.approx(10_000 * (100 - hits) / 100, rel=0.1)
+    assert simulator.summary()["sessions"]["active"] <= 420
 
 
 @pytest.mark.parametrize("name", ["a.pcap", "a.pcapng"])

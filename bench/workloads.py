@@ -112,6 +112,22 @@ def new_sessions(packets: int, live: int, timeout_ns: int, size: int = 64, first
     return _requests(flows, np.full(packets, size), gap_ns=timeout_ns // live)
 
 
+def some_new(packets: int, live: int, hits: int, timeout_ns: int, size: int = 64, seed: int = 1) -> PacketBatch:
+    """Of 100 packets `hits` at random belong to sessions that stay open, each of the others opens one that ends again.
+
+    Up to `live` are open at a time, a quarter of them for good. `timeout_ns` is the service's UDP timeout.
+    """
+    rng = np.random.default_rng(seed)
+    is_new = rng.random(packets) * 100 >= hits
+    staying, count = max(1, live // 4), int(is_new.sum())
+    flows = np.empty(packets, np.int64)
+    flows[~is_new] = np.arange(packets - count) % staying
+    flows[is_new] = staying + np.arange(count)
+    passing = max(1, min(live - staying, count // 2))
+    gap = timeout_ns * (100 - hits) // 100 // passing if hits < 100 else GAP_NS
+    return _requests(flows, np.full(packets, size), gap_ns=max(1, gap))
+
+
 def both_directions(packets: int, sessions: int, size: int = 64, seed: int = 1) -> PacketBatch:
     """Requests at the consumer's network and, in turn with them, replies of backends at the provider's.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dataplane.forwarding.tables import build_state
+from dataplane.nat import sessions
 from dataplane.nat.hashing import flow_tag
 from dataplane.nat.sessions import find, give_row, grown, has_room, hint_of, insert, reindex, remove, tag_of, take_row
 from dataplane.records import HALF_OPEN, HELD, State
@@ -110,6 +112,32 @@ def test_sessions_are_found_by_flow_endpoint_and_protocol_through_growth(moves: 
             assert found(state, gone) == -1
         assert {key: found(state, key) for key in twin} == twin
         assert len(state.cells) >= 2 * len(twin), "the index is at most half full"
+
+
+def test_growing_moves_no_session() -> None:
+    state = build_state(TOPOLOGY, 0, logging=False, rows=2)
+    larger = grown(state)
+    assert larger.sessions is state.sessions
+    assert larger.timers is state.timers
+    assert len(larger.cells) == 2 * len(state.cells)
+
+
+def test_a_session_with_a_port_always_finds_a_row() -> None:
+    state = build_state(TOPOLOGY, 0, logging=False, rows=2)
+    assert len(state.sessions) > sum(state.pools["capacity"])
+
+
+def test_sessions_that_do_not_fit_into_memory_are_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "physical", lambda: 10 * 128)
+    state = build_state(TOPOLOGY, 0, logging=False, rows=2)
+    assert len(state.sessions) == 10
+    while has_room(state) or len(state.cells) < 2 * len(state.sessions):
+        if has_room(state):
+            take_row(state)
+        else:
+            state = grown(state)
+    with pytest.raises(MemoryError, match="10 sessions are open or hold a port; no more fit into memory"):
+        grown(state)
 
 
 def test_the_same_flow_of_two_endpoints_or_protocols_is_two_sessions() -> None:
