@@ -79,7 +79,9 @@ def test_parsing(benchmark, tell, packets, parsed, size):
 def test_lookup(benchmark, tell, packets, parsed, sessions):
     """From the key to the session's row."""
     simulator, batch, rows = parsed(packets, min(sessions, packets))
-    assert benchmark.pedantic(_look_up, (simulator._state, rows), rounds=9, warmup_rounds=1) == len(batch)
+    found = benchmark.pedantic(_look_up, (simulator._state, rows), rounds=9, warmup_rounds=1)
+    # Of half a million tags of 32 bits some thirty are alike; the pipeline then searches on.
+    assert found > 0.999 * len(batch)
     tell(len(batch))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from dataplane.forwarding.balance import choose_backend, choose_nat_ip, flow_hash
 from dataplane.forwarding.classify import pool_number, slot_of_protocol
 from dataplane.forwarding.tables import find_rule
-from dataplane.kernel import kernel
+from dataplane.kernel import inlined, kernel
 from dataplane.nat.ports import CAPPED, GIVES, NOT_FOUND, foresee_entry, look_for_port
 from dataplane.nat.tcp import is_first_packet
 from dataplane.packets.headers import PROTOCOL_ICMP, PROTOCOL_TCP
@@ -30,7 +30,7 @@ _NOT_FOUND = int(Verdict.NAT_PORT_NOT_FOUND)
 _NO_GRANT = (np.int64(-1), np.int64(-1), np.int64(-1), np.int64(-1))
 
 
-@kernel
+@inlined
 def admit(state: Any, packet: Any, point: Any, now: Any, leaving: Any) -> Any:
     """Judge a new session: (verdict, grant). If the verdict is 0, it may be opened with the grant.
 
@@ -133,7 +133,7 @@ def reaches(prefixes: Any, point: Any, source: Any) -> Any:
     return False
 
 
-@kernel
+@inlined
 def note_new_session(state: Any, packet: Any, pool: Any) -> None:
     """Move the cursor of the backend that got the session."""
     service = state.services[packet["service"]]

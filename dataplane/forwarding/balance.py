@@ -9,14 +9,14 @@ import numpy as np
 
 from dataplane.forwarding.classify import pool_number
 from dataplane.forwarding.tables import BY_HASH, FIVE_TUPLE, PAIRED, ROUND_ROBIN, SOURCE_IP
-from dataplane.kernel import kernel
+from dataplane.kernel import inlined, kernel
 from dataplane.nat.hashing import mix, scale
 from dataplane.nat.ports import free_ports
 
 _ADDRESS_ONLY = np.uint64(0xFFFFFFFF00000000)
 
 
-@kernel
+@inlined
 def flow_hash(flow: Any, endpoint_key: Any, protocol: Any, distribution: Any) -> Any:
     """H of docs/model.md: over the fields that the distribution names, and the endpoint."""
     fields = np.uint64(flow)
@@ -40,7 +40,7 @@ def choose_backend(backend_keys: Any, first: Any, count: Any, hashed: Any) -> An
     return best
 
 
-@kernel
+@inlined
 def choose_nat_ip(state: Any, packet: Any, hashed: Any, slot: Any, backend: Any, leaving: Any) -> Any:
     """The NAT IP that a new session tries first, as a place in the service's list; `leaving` as in `admit`."""
     service = state.services[packet["service"]]

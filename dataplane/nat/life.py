@@ -33,7 +33,7 @@ from dataplane.records import (
 DONE, END_MINUTE, GROW_SESSIONS, DRAIN_LOG = 0, 1, 2, 3
 
 
-@kernel
+@inlined
 def open_session(state: Any, packet: Any, number: Any, now: Any, grant: Any) -> Any:
     """Make the session of a consumer's packet, the `number`th received; returns its row.
 
@@ -175,7 +175,7 @@ def how_it_ends(session_state: Any) -> Any:
     return IDLE
 
 
-@kernel
+@inlined
 def end_session(state: Any, row: Any, how: Any, moment: Any) -> None:
     """End a live session whose timer is not running: it can no longer be found, and its port is held or free."""
     session = state.sessions[row]
@@ -198,7 +198,7 @@ def end_session(state: Any, row: Any, how: Any, moment: Any) -> None:
         release(state, row, moment)
 
 
-@kernel
+@inlined
 def release(state: Any, row: Any, moment: Any) -> None:
     """The port and the row of an ended session are free again."""
     session = state.sessions[row]
@@ -253,7 +253,7 @@ def list_live(state: Any, entries: Any, open_mark: Any) -> Any:
     return count
 
 
-@kernel
+@inlined
 def end_all_due(state: Any, until: Any) -> Any:
     """End and release everything whose moment has come by `until`, in order; DRAIN_LOG if a log is full."""
     clock = state.clock[0]

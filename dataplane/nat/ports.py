@@ -319,7 +319,7 @@ def _next_free(used_ports: Any, pool: Any, start: Any) -> Any:
     return (word << 6) + trailing_zeros(used ^ _ALL)
 
 
-@kernel
+@inlined
 def give_port(state: Any, number: Any, offset: Any) -> None:
     """The port is free again: it goes to the end of the free list."""
     pool = state.pools[number]
@@ -340,7 +340,7 @@ def give_port(state: Any, number: Any, offset: Any) -> None:
     pool["free"] += 1
 
 
-@kernel
+@inlined
 def note_use(state: Any, number: Any, change: Any, moment: Any) -> None:
     """Keep the gauges: `change` ports of the pool went into use (or out of use and hold) at `moment`.
 

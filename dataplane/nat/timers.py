@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dataplane.kernel import kernel, prefetch, trailing_zeros
+from dataplane.kernel import inlined, kernel, prefetch, trailing_zeros
 from dataplane.nat.sessions import prefetch_end
 
 TICK_BITS = 20
@@ -25,7 +25,7 @@ _ZERO = np.uint64(0)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-@kernel
+@inlined
 def deadline(state: Any, row: Any) -> Any:
     """The moment at which a session (or its hold) ends if no packet comes, saturating at the end of time."""
     session = state.sessions[row]
@@ -152,7 +152,7 @@ def _drop(state: Any, at: Any) -> None:
     _rise(state, at, due, number, row)
 
 
-@kernel
+@inlined
 def pop_due(state: Any, until: Any) -> Any:
     """Take out the first timer whose time has come by `until`, and return its row; -1 if there is none.
 
@@ -196,7 +196,7 @@ def _open_next_slot(state: Any, until_tick: Any) -> Any:
     return True
 
 
-@kernel
+@inlined
 def _turned(state: Any, row: Any) -> Any:
     """Turn a list round, so that the timer that was started first comes first; its head. Asks for all its sessions."""
     before = np.int64(-1)
@@ -210,7 +210,7 @@ def _turned(state: Any, row: Any) -> Any:
     return before
 
 
-@kernel
+@inlined
 def _arm_all(state: Any, row: Any) -> None:
     """Start the timers of a list that is in no slot, and ask for what the sessions' end will need."""
     while row >= 0:
