@@ -47,8 +47,8 @@ def errors_as_lines() -> Iterator[None]:
 
 
 def announce_compilation(quiet: bool) -> None:
-    """Say once that the first use compiles, since it takes half a minute."""
+    """Say once that the first use compiles, since it takes a minute."""
     from dataplane.kernel import is_compiled
 
     if not quiet and not is_compiled():
-        click.echo("compiling the kernels for this processor, once (about half a minute)…", err=True)
+        click.echo("compiling the kernels for this processor, once (about a minute)…", err=True)
