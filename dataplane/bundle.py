@@ -6,6 +6,9 @@ A `Bundle` is passed as the address of a block in memory that holds those words;
 The arrays of a bundle never change places, which lets the compiler keep an array's address in a register.
 """
 
+# numba and llvmlite are untyped, and classes and decorators of theirs are what this module is made of.
+# mypy: disable-error-code="misc, untyped-decorator"
+
 from __future__ import annotations
 
 import hashlib
@@ -31,12 +34,11 @@ from numba.np.arrayobj import load_item, store_item
 from numpy.typing import NDArray
 
 
-class Table(types.Array):  # type: ignore[misc]
-    """An array of a bundle: kernels never count from its end, so an index is used as it is."""
+class Table(types.Array):
+    """An array with one dimension and no gaps. Kernels never count from its end, so an index is used as it is."""
 
     def __init__(self, array: Any) -> None:
-        name = f"table({array.dtype})"
-        super().__init__(array.dtype, array.ndim, array.layout, not array.mutable, name, array.aligned)
+        super().__init__(array.dtype, array.ndim, array.layout, not array.mutable, f"table of {array}", array.aligned)
 
 
 register_model(Table)(models.ArrayModel)
@@ -49,19 +51,19 @@ def _item(context: Any, builder: Any, kind: Any, args: Any) -> Any:
 
 if not config.BOUNDSCHECK:
 
-    @lower_builtin(operator.getitem, Table, types.Integer)  # type: ignore[untyped-decorator]
+    @lower_builtin(operator.getitem, Table, types.Integer)
     def _get(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = signature.args[0]
         return load_item(context, builder, kind, _item(context, builder, kind, args))
 
-    @lower_builtin(operator.setitem, Table, types.Integer, types.Any)  # type: ignore[untyped-decorator]
+    @lower_builtin(operator.setitem, Table, types.Integer, types.Any)
     def _set(context: Any, builder: Any, signature: Any, args: Any) -> None:
         kind, _, given = signature.args
         value = context.cast(builder, args[2], given, kind.dtype)
         store_item(context, builder, kind, value, _item(context, builder, kind, args))
 
 
-class BundleType(types.Type):  # type: ignore[misc]
+class BundleType(types.Type):
     """What numba knows of a bundle: the types of its arrays, by name."""
 
     def __init__(self, arrays: tuple[tuple[str, Any], ...]) -> None:
@@ -86,7 +88,8 @@ def _words(dimensions: int) -> int:
 
 
 def _type_of(array: NDArray[Any]) -> Any:
-    return Table(typeof(array)) if array.ndim == 1 else typeof(array)
+    kind = typeof(array)
+    return Table(kind) if kind.ndim == 1 and kind.layout == "C" else kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,11 +116,11 @@ class Bundle:
 
 
 @register_model(BundleType)
-class _BundleModel(models.OpaqueModel):  # type: ignore[misc]
+class _BundleModel(models.OpaqueModel):
     """An address."""
 
 
-@unbox(BundleType)  # type: ignore[untyped-decorator]
+@unbox(BundleType)
 def _unbox(kind: Any, bundle: Any, c: Any) -> Any:
     number = c.pyapi.object_getattr_string(bundle, "address")
     address = c.pyapi.long_as_voidptr(number)
@@ -126,14 +129,14 @@ def _unbox(kind: Any, bundle: Any, c: Any) -> Any:
 
 
 @infer_getattr
-class _BundleAttributes(AttributeTemplate):  # type: ignore[misc]
+class _BundleAttributes(AttributeTemplate):
     key = BundleType
 
     def generic_resolve(self, kind: Any, name: str) -> Any:
         return dict(kind.arrays).get(name)
 
 
-@lower_getattr_generic(BundleType)  # type: ignore[untyped-decorator]
+@lower_getattr_generic(BundleType)
 def _load_array(context: Any, builder: Any, kind: Any, address: Any, name: str) -> Any:
     array_type, first = kind.place(name)
     word = ir.IntType(64)

@@ -19,12 +19,18 @@ def zeroed(rows: int, dtype: Any, *, scattered: bool = False) -> NDArray[Any]:
 
     With pages of 4 KiB, half of a look-up in a large table would be the processor's search for the page. `scattered`
     says that rows here and there will be used and most never, so that a large table is better off with small pages: the
-    ports of ten thousand pools are 4 GB, of which a service in practice uses a part.
+    ports of ten thousand pools are 4 GB, of which a service in practice uses a part. Raises MemoryError.
     """
     size = rows * np.dtype(dtype).itemsize
     if size < _HUGE_PAGE or not sys.platform.startswith("linux"):
         return np.zeros(rows, dtype)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    except OSError as error:
+        raise MemoryError(
+            f"the system has no room for a table of {size:,} bytes, of which only what is used would take memory; "
+            "`ulimit -v` or vm.overcommit_memory=2 may forbid it"
+        ) from error
     if hasattr(mmap, "MADV_HUGEPAGE") and not (scattered and size > _SMALL_TABLE):
         with suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)

@@ -35,7 +35,7 @@ def fail(message: str, code: int = USAGE) -> NoReturn:
 
 @contextmanager
 def errors_as_lines() -> Iterator[None]:
-    """Turn what can be wrong with a user's files into lines and exit code 2."""
+    """Turn what can be wrong with a user's files, or too large for the machine, into lines and exit code 2."""
     from dataplane.capture import CaptureError
     from dataplane.runs.folder import RunError
     from dataplane.topology import TopologyError
@@ -44,6 +44,8 @@ def errors_as_lines() -> Iterator[None]:
         yield
     except (CaptureError, RunError, TopologyError) as error:
         fail(str(error))
+    except MemoryError as error:
+        fail(str(error) or "the machine has not enough memory for this")
 
 
 def announce_compilation(quiet: bool) -> None:

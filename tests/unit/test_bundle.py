@@ -58,6 +58,11 @@ def test_a_kernel_reads_what_python_wrote(index: Any) -> None:
     assert read(some(), index) == ((-3, 1, 20, 5), (3, 3, 3, 2, 0))
 
 
+def test_an_array_with_gaps_is_read_where_its_numbers_are() -> None:
+    bundle = some().replace(numbers=np.arange(6, dtype=np.int64)[::2])
+    assert read(bundle, np.int64(2))[0][0] == 4
+
+
 def test_python_reads_what_a_kernel_wrote() -> None:
     bundle = some()
     write(bundle, np.int64(1))
