@@ -57,7 +57,7 @@ def parsed():
         batch = workloads.udp(packets, sessions, size)
         simulator.feed(batch.copy())
         rows = np.zeros(len(batch), PACKET)
-        _parse(simulator._state, batch.frames, batch.data, rows)
+        _parse(simulator._core.state, batch.frames, batch.data, rows)
         return simulator, batch, rows
 
     return make
@@ -69,7 +69,7 @@ def test_parsing(benchmark, tell, packets, parsed, size):
     """Link, IPv4 and UDP headers, direction, the session's key; 8 MiB of packets at a time."""
     count = min(packets, (8 << 20) // size)
     simulator, batch, rows = parsed(count, min(1_000, count), size)
-    benchmark.pedantic(_parse, (simulator._state, batch.frames, batch.data, rows), rounds=20, warmup_rounds=1)
+    benchmark.pedantic(_parse, (simulator._core.state, batch.frames, batch.data, rows), rounds=20, warmup_rounds=1)
     assert (rows["verdict"] == 0).all()
     tell(count)
 
@@ -79,7 +79,7 @@ def test_parsing(benchmark, tell, packets, parsed, size):
 def test_lookup(benchmark, tell, packets, parsed, sessions):
     """From the key to the session's row."""
     simulator, batch, rows = parsed(packets, min(sessions, packets))
-    found = benchmark.pedantic(_look_up, (simulator._state, rows), rounds=9, warmup_rounds=1)
+    found = benchmark.pedantic(_look_up, (simulator._core.state, rows), rounds=9, warmup_rounds=1)
     # Of half a million tags of 32 bits some thirty are alike; the pipeline then searches on.
     assert found > 0.999 * len(batch)
     tell(len(batch))

@@ -81,6 +81,9 @@ PACKET = np.dtype(
 )
 assert PACKET.itemsize == 64
 
+#: When it is a packet's turn: the clock at it, and its number among all that were received.
+TURN = np.dtype([("now", np.int64), ("number", np.int64)])
+
 SESSION = np.dtype(
     [
         ("flow", np.int64),
@@ -276,6 +279,7 @@ CLOCK = np.dtype(
         ("resets", np.int64),  # rows of State.resets
         ("resets_sent", np.int64),
         ("exhausted_at", np.int64),  # first time that no free port was found
+        ("exhausted_by", np.int64),  # the number of the packet
         ("exhausted_pool", np.int64),  # its first choice, -1 never
         ("exhausted_verdict", np.int64),
     ]
@@ -289,6 +293,7 @@ ENDED = np.dtype(
         ("first_packet", np.int64),
         ("last_packet", np.int64),
         ("ended", np.int64),
+        ("followed_by", np.int64),  # the packet that opened it anew, or 0: sessions end in order of (ended, this, id)
         ("packets_in", np.int64),
         ("packets_out", np.int64),
         ("bytes_in", np.int64),

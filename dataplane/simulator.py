@@ -1,7 +1,6 @@
-"""The simulator: it owns the state, drives the kernels, and answers at any time what was counted.
+"""The simulator: packets in, what became of them out; it answers at any time what was counted.
 
-A kernel goes through thousands of packets per call and comes back early only when Python has to act: a minute is
-over, the session table must grow, the log of ended sessions is full.
+Its state is one shard with all backends, or several that share the work (`dataplane/shards`): the same bytes come out.
 """
 
 from __future__ import annotations
@@ -13,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataplane.forwarding.fragments import Sequencer
-from dataplane.forwarding.pipeline import first_wrong, run
+from dataplane.forwarding.pipeline import first_wrong
 from dataplane.forwarding.resets import reset_packets
-from dataplane.forwarding.tables import build_state
 from dataplane.metrics.series import Series, Sink
 from dataplane.metrics.summary import summarise
-from dataplane.nat.life import DONE, DRAIN_LOG, END_MINUTE, GROW_SESSIONS, list_live, pass_time
-from dataplane.nat.sessions import grown
 from dataplane.packets.batch import FIRST_TIME, LAST_TIME, NO_POINT, TIME_UNREPRESENTABLE, WAITED, PacketBatch
 from dataplane.packets.headers import LINK_ETHERNET
-from dataplane.records import CAPTURED_REPLY, ENDED, IDLE_RESET, OUTCOME, PACKET, RESET_TO_CONSUMER, TO_SERVICE
+from dataplane.records import CAPTURED_REPLY, OUTCOME, PACKET, RESET_TO_CONSUMER, TO_SERVICE, State
+from dataplane.shards.crew import Crew, Threads
+from dataplane.shards.dispatcher import Dispatcher
+from dataplane.shards.shard import Settings, Shard
 from dataplane.topology.model import Topology
 from dataplane.verdict import Verdict
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 BURST = 64
 
 _NOTHING = np.zeros(0, OUTCOME)
-_NO_DATAGRAMS = np.zeros(0, np.int32)
-
 _SERIES_CLOSED = "the series is closed (end_series); nothing can happen any more"
 
 
@@ -95,8 +92,8 @@ class Simulator:
 
     `seed` decides every random choice. `sessions_log` keeps a record of every ended session until it is taken with
     `take_ended_sessions`; `on_minute` is called with the metric rows of every minute.
-    `burst` and `rows` (packets per vector, sessions to make room for at first) change speed
-    and memory, never a result.
+    `workers` is how many threads share the work, or a crew (`dataplane.shards`) that does. It, `burst` and `rows`
+    (packets per vector, sessions to make room for at first) change speed and memory, never a result.
     """
 
     def __init__(
@@ -106,6 +103,7 @@ class Simulator:
         *,
         sessions_log: bool = False,
         on_minute: Sink | None = None,
+        workers: int | Crew = 1,
         burst: int = BURST,
         rows: int = 4096,
     ) -> None:
@@ -117,12 +115,12 @@ class Simulator:
         self.seed = seed
         self.points = {network.name: number for number, network in enumerate(topology.virtual_networks)}
         self._names = list(self.points)
-        self._state = build_state(topology, seed, logging=sessions_log, rows=1 << (rows - 1).bit_length())
-        self._scratch = (np.zeros(burst, PACKET), np.zeros(burst, np.int64))
+        settings = Settings(topology, seed, sessions_log, rows, burst)
+        crew = Threads(workers) if isinstance(workers, int) and workers != 1 else workers
+        self._crew = None if isinstance(crew, int) else crew
+        self._core = Shard(settings) if self._crew is None else Dispatcher(settings, self._crew)
         translates = any(s.nat.fragments == "translate" for s in topology.private_link_services)
         self._sequencer = Sequencer(np.zeros(1, PACKET)) if translates else None
-        self._ended: list[NDArray[Any]] = []
-        self._resets: list[NDArray[Any]] = []
         self._closed = False
         self.series = Series(topology, on_minute)
 
@@ -182,7 +180,7 @@ class Simulator:
         if self._sequencer is None:
             return batch
         self._check(batch, _NOTHING)
-        return self._sequencer.sequence(self._state, batch)
+        return self._sequencer.sequence(self._core.front, batch)
 
     def finish(self) -> ProcessResult:
         """The input has ended: fragments that still wait for the first of their datagram are dropped."""
@@ -207,13 +205,7 @@ class Simulator:
         self._check(batch, outcomes)
         if self._sequencer is not None and batch.datagrams is None:
             raise ValueError("this topology translates fragments, some of which have to wait: feed sequence(batch)")
-        sides = (_NO_DATAGRAMS if batch.datagrams is None else batch.datagrams, outcomes)
-        done = 0
-        while True:
-            status, done = run(self._state, batch.frames, batch.data, done, self._scratch, sides)
-            if status == DONE:
-                return
-            self._act(int(status), int(batch.frames["time_ns"][done]))
+        self._core.feed(batch, outcomes, self._end_minute)
 
     def _check(self, batch: PacketBatch, outcomes: NDArray[Any]) -> None:
         """What kernels take for granted: they check no bounds of arrays."""
@@ -249,33 +241,12 @@ class Simulator:
         if self._closed:
             raise ValueError(_SERIES_CLOSED)
         to_ns = min(to_ns, LAST_TIME)
-        clock = self._state.clock[0]
-        if clock["started"]:
-            now = max(to_ns, int(clock["now"]))
-            while (status := pass_time(self._state, np.int64(now))) != DONE:
-                self._act(int(status), now)
-                clock = self._state.clock[0]
-            clock["now"] = now
+        self._core.advance(to_ns, self._end_minute)
         if self._sequencer is not None:
             self.feed(self._sequencer.forget(to_ns))
 
-    def _act(self, status: int, until_ns: int) -> None:
-        """Do what a kernel asked for."""
-        if status == GROW_SESSIONS:
-            self._state = grown(self._state)
-        elif status == DRAIN_LOG:
-            self._drain_log()
-        elif status == END_MINUTE:
-            self.series.end_minute(self._state, until_ns)
-
-    def _drain_log(self) -> None:
-        clock = self._state.clock[0]
-        if clock["logged"]:
-            self._ended.append(self._state.log[: clock["logged"]].copy())
-            clock["logged"] = 0
-        if clock["resets"]:
-            self._resets.append(self._state.resets[: clock["resets"]].copy())
-            clock["resets"] = 0
+    def _end_minute(self, state: State, until_ns: int) -> int:
+        return self.series.end_minute(state, until_ns)
 
     def _outcome(self, result: ProcessResult, original: NDArray[np.uint8], index: int) -> Outcome:
         """The outcome of one packet with what was delivered, as scapy sees it."""
@@ -312,24 +283,21 @@ class Simulator:
     @property
     def now_ns(self) -> int:
         """The clock: the largest time seen so far, nanoseconds since 1970 (0 before the first packet)."""
-        return int(self._state.clock[0]["now"])
+        return int(self._core.clock["now"])
 
     @property
     def clock(self) -> dict[str, int]:
         """The clock's fields (`dataplane.records.CLOCK`), among them the counts of unusable times."""
-        row = self._state.clock[0]
+        row = self._core.clock
         return {name: int(row[name]) for name in row.dtype.names}
 
     def summary(self) -> dict[str, Any]:
         """All counters and the state of every NAT pool, as of the clock: the object of `summary.json`."""
-        return summarise(self.topology, self._state, self.series, self.seed)
+        return summarise(self.topology, self._core.state, self.series, self.seed)
 
     def take_ended_sessions(self) -> NDArray[Any]:
         """The sessions that ended since the last call (rows of `dataplane.records.ENDED`, in order of their end)."""
-        self._drain_log()
-        taken = np.concatenate(self._ended) if self._ended else np.zeros(0, ENDED)
-        self._ended.clear()
-        return taken
+        return self._core.take_ended()
 
     def take_resets(self) -> list[Delivery]:
         """The RSTs that idle time-outs have sent since the last call, in order (`idle_reset`, docs/model.md).
@@ -350,30 +318,29 @@ class Simulator:
 
     def take_reset_packets(self) -> tuple[PacketBatch, NDArray[Any], NDArray[np.int64]]:
         """The same as a batch, with OUTCOME rows and how many packets had been received before each."""
-        self._drain_log()
-        rows = np.concatenate(self._resets) if self._resets else np.zeros(0, IDLE_RESET)
-        self._resets.clear()
-        return *reset_packets(self._state, rows), np.repeat(rows["received"], 2)
+        rows = self._core.take_resets()
+        return *reset_packets(self._core.front, rows), np.repeat(rows["received"], 2)
 
     def live_sessions(self) -> NDArray[Any]:
         """The sessions that are alive (rows of `dataplane.records.ENDED`), in order of id."""
-        entries = np.zeros(int(self._state.clock[0]["live"]), ENDED)
-        list_live(self._state, entries, 0)
-        return entries[np.argsort(entries["id"], kind="stable")]
+        return self._core.live_sessions()
 
     def end_series(self) -> None:
         """Close the minute that has begun, so that the series is complete up to the clock; nothing can follow it."""
-        if self._state.clock[0]["started"] and not self._closed:
+        if self._core.clock["started"] and not self._closed:
             self._closed = True
-            self.series.end_minute(self._state, self.now_ns)
+            self._core.begin_minute(self.series.end_minute(self._core.state, self.now_ns))
 
     @property
     def pools(self) -> NDArray[Any]:
         """The NAT pools (rows of `dataplane.records.POOL`), in order of service, NAT IP, protocol, backend."""
-        return self._state.pools
+        return self._core.state.pools
 
     def session_memory(self) -> int:
         """Bytes of the session table that are in use: rows, timers, index (not the NAT pools)."""
-        state = self._state
-        row = sum(a.itemsize for a in (state.sessions, state.session_ends, state.timers))
-        return int(state.clock[0]["rows"]) * row + state.cells.nbytes
+        return self._core.session_memory()
+
+    def close(self) -> None:
+        """End the workers, if there are several. What was counted can no longer be asked for."""
+        if self._crew is not None:
+            self._crew.close()

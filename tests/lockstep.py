@@ -12,7 +12,9 @@ import numpy as np
 from dataplane.forwarding.tables import PROTOCOL_NAMES
 from dataplane.nat.ports import BLOCK, PRESERVE
 from dataplane.packets.batch import FRAME, TIME_UNREPRESENTABLE, Interface, PacketBatch
-from dataplane.records import CAPTURED_REPLY, END_WORDS, HELD, RESET_TO_CONSUMER, TO_SERVICE, UNUSED
+from dataplane.records import CAPTURED_REPLY, END_WORDS, HELD, RESET_TO_CONSUMER, TO_SERVICE, UNUSED, State
+from dataplane.shards.crew import Threads
+from dataplane.shards.shard import Shard
 from dataplane.simulator import Simulator
 from dataplane.topology.model import Topology
 from dataplane.verdict import Verdict
@@ -75,13 +77,14 @@ def assert_equal_runs(
     *,
     burst: int = 256,
     rows: int = 2,
+    workers: int = 1,
 ) -> Simulator:
     """Run the engine on what the reference went through; compare outcomes, bytes, sessions and summary.
 
     `expected`: what the reference received when packets arrived, and at last by `finish`; not what `advance` let go,
     which the engine does not show either: the summary counts it.
     """
-    simulator = Simulator(topology, seed, sessions_log=True, burst=burst, rows=rows)
+    simulator = Simulator(topology, seed, sessions_log=True, burst=burst, rows=rows, workers=workers)
     wanted = iter(enumerate(expected))
     for is_packet, part in itertools.groupby(story, key=lambda step: isinstance(step, Sent)):
         if is_packet:
@@ -212,17 +215,32 @@ def _wanted(session: Any) -> tuple[Any, ...]:
 
 def assert_laws(simulator: Simulator) -> None:
     """What must hold inside the engine at any time."""
-    state = simulator._state
     summary = simulator.summary()
     for figure in ("packets", "bytes"):
         assert summary["received"][figure] == sum(
             summary[part][figure] for part in ("forwarded", "bypassed", "dropped")
         )
+    shards = shards_of(simulator)
+    if shards:
+        assert sum(int(shard.clock["live"]) for shard in shards) == summary["sessions"]["active"]
+    for shard in shards:
+        assert_laws_of_state(shard.state)
+
+
+def shards_of(simulator: Simulator) -> list[Shard]:
+    """The engine's shards, as far as they are in this process."""
+    core, crew = simulator._core, simulator._crew
+    if isinstance(core, Shard):
+        return [core]
+    return crew._shards if isinstance(crew, Threads) else []
+
+
+def assert_laws_of_state(state: State) -> None:
     sessions = state.sessions
     used = np.arange(len(sessions)) < state.clock[0]["rows"]
     live = np.flatnonzero(used & (sessions["state"] != UNUSED) & (sessions["state"] != HELD))
     held = np.flatnonzero(used & (sessions["state"] == HELD))
-    assert len(live) == state.clock[0]["live"] == summary["sessions"]["active"]
+    assert len(live) == state.clock[0]["live"]
     # The index has exactly the live sessions; (pool, port) has the live and the held ones.
     cells = state.cells[state.cells != 0] & np.uint64(0xFFFFFFFF)
     assert sorted(cells.astype(np.int64) - 1) == live.tolist()

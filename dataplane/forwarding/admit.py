@@ -31,12 +31,13 @@ _NO_GRANT = (np.int64(-1), np.int64(-1), np.int64(-1), np.int64(-1))
 
 
 @inlined
-def admit(state: Any, packet: Any, point: Any, now: Any, leaving: Any) -> Any:
+def admit(state: Any, packet: Any, arrival: Any, leaving: Any) -> Any:
     """Judge a new session: (verdict, grant). If the verdict is 0, it may be opened with the grant.
 
-    A grant is (pool, port offset or -1, backend port, row of timeouts). `leaving` is the row of a session that ends in
-    its favour (a SYN that opens a closing one anew), or -1.
+    A grant is (pool, port offset or -1, backend port, row of timeouts). `arrival` is (point, the clock, the packet's
+    number), `leaving` the row of a session that ends in its favour (a SYN that opens a closing one anew), or -1.
     """
+    point, now, number = arrival
     endpoint = state.endpoints[packet["endpoint"]]
     protocol = np.int64(packet["protocol"])
     flow = packet["flow"]
@@ -99,6 +100,7 @@ def admit(state: Any, packet: Any, point: Any, now: Any, leaving: Any) -> Any:
     if clock["exhausted_pool"] < 0:
         clock["exhausted_pool"] = pool
         clock["exhausted_at"] = now
+        clock["exhausted_by"] = number
         clock["exhausted_verdict"] = verdict
     return verdict, _NO_GRANT
 
@@ -116,8 +118,10 @@ def foresee(state: Any, packet: Any) -> Any:
         return np.int64(-1)
     key = state.endpoints[packet["endpoint"]]["key"]
     hashed = flow_hash(packet["flow"], key, np.int64(packet["protocol"]), service["distribution"])
-    backend = choose_backend(state.backend_keys, service["first_backend"], service["backends"], hashed)
-    packet["backend"] = backend
+    backend = np.int64(packet["backend"])
+    if backend < 0:
+        backend = choose_backend(state.backend_keys, service["first_backend"], service["backends"], hashed)
+        packet["backend"] = backend
     nat_ip = choose_nat_ip(state, packet, hashed, slot, backend, np.int64(-1))
     pool = pool_number(service, nat_ip, slot, backend)
     packet["pool"] = pool

@@ -66,11 +66,7 @@ def run(state: Any, frames: Any, data: Any, begin: Any, scratch: Any, sides: Any
         size = min(len(packets), count - begin)
         for k in range(size):
             classify(state, frames[begin + k], data, packets[k])
-        for k in range(size):
-            entries[k] = look_ahead(state, packets[k])
-        for k in range(size):
-            if entries[k] >= 0:
-                foresee_port(state, np.int64(packets[k]["pool"]), entries[k])
+        look_far(state, packets, entries, size)
         for k in range(size):
             status = forward(state, frames[begin + k], data, packets[k], sides, begin + k)
             if status != DONE:
@@ -87,6 +83,16 @@ def first_wrong(frames: Any, size: Any, points: Any) -> Any:
         if frame["offset"] < 0 or frame["offset"] > size - np.int64(frame["captured"]) or frame["point"] >= points:
             return index
     return -1
+
+
+@inlined
+def look_far(state: Any, packets: Any, entries: Any, size: Any) -> None:
+    """Ask for what the packets of a vector will need in memory. `entries` is scratch, as long as a vector."""
+    for k in range(size):
+        entries[k] = look_ahead(state, packets[k])
+    for k in range(size):
+        if entries[k] >= 0:
+            foresee_port(state, np.int64(packets[k]["pool"]), entries[k])
 
 
 @inlined
@@ -115,25 +121,75 @@ def look_ahead(state: Any, packet: Any) -> Any:
 @inlined
 def forward(state: Any, frame: Any, data: Any, packet: Any, sides: Any, place: Any) -> Any:
     """One packet in its turn: all of it, or nothing but the passing of time and a status that is not DONE."""
-    datagrams, outcomes = sides
     clock = state.clock[0]
-    now = clock["now"]
-    usable = frame["flags"] & TIME_UNREPRESENTABLE == 0 and FIRST_TIME <= frame["time_ns"] <= LAST_TIME
-    if usable and (frame["time_ns"] > now or clock["started"] == 0):
-        now = frame["time_ns"]
+    now = time_of(clock, frame)
     if clock["started"] == 0:
-        _start(state, now)
-    if now >= clock["next_due"] or now >= clock["minute_end"]:
+        start(state, now)
+    if is_due(state, now):
         status = pass_time(state, now)
         if status != DONE:
             return status
+    status = treat(state, frame, data, packet, sides, (place, now, clock["received"] + 1))
+    if status == DONE:
+        keep_time(clock, frame, now)
+    return status
 
+
+@inlined
+def is_due(state: Any, now: Any) -> Any:
+    """Whether something may have to happen before a packet at `now`."""
+    clock = state.clock[0]
+    return now >= clock["next_due"] or now >= clock["minute_end"]
+
+
+@inlined
+def time_of(clock: Any, frame: Any) -> Any:
+    """What the clock will say at a frame."""
+    time = frame["time_ns"]
+    if is_usable(frame) and (time > clock["now"] or clock["started"] == 0):
+        return time
+    return clock["now"]
+
+
+@inlined
+def is_usable(frame: Any) -> Any:
+    """Whether a frame's time is one that a clock can have."""
+    return frame["flags"] & TIME_UNREPRESENTABLE == 0 and FIRST_TIME <= frame["time_ns"] <= LAST_TIME
+
+
+@inlined
+def keep_time(clock: Any, frame: Any, now: Any) -> None:
+    """A frame has been received at `now`: move the clock, and keep what is to be told of the frames' times."""
+    if is_usable(frame):
+        if frame["time_ns"] < now:
+            if frame["flags"] & WAITED == 0:
+                clock["backward_times"] += 1
+        else:
+            jump = now - clock["now"]
+            if jump < 0:
+                jump = np.int64(FOREVER)  # more than 292 years
+            if jump > clock["largest_jump"]:
+                clock["largest_jump"] = jump
+    else:
+        clock["unusable_times"] += 1
+    clock["now"] = now
+    clock["received"] += 1
+
+
+@inlined
+def treat(state: Any, frame: Any, data: Any, packet: Any, sides: Any, turn: Any) -> Any:
+    """What becomes of a packet, once time has passed up to it; a status other than DONE before anything is done.
+
+    `turn` is (its place in the batch, the clock at it, its number among the packets received).
+    """
+    place, now, number = turn
+    datagrams, outcomes = sides
     row = np.int64(-1)
     slot = np.int64(UNRESOLVED)
     if len(datagrams):
         slot = np.int64(datagrams[place])
     if packet["direction"] == EITHER:
-        _tell_direction(state, frame, data, packet, slot)
+        tell_direction(state, frame, data, packet, slot)
     direction = packet["direction"]
     verdict = np.int64(packet["verdict"])
     kind = packet["kind"]
@@ -152,11 +208,9 @@ def forward(state: Any, frame: Any, data: Any, packet: Any, sides: Any, place: A
             elif row < 0 or _opens_anew(state, packet, row):
                 if not has_room(state):
                     return GROW_SESSIONS
-                if clock["logging"] and clock["logged"] == len(state.log):
+                if state.clock[0]["logging"] and state.clock[0]["logged"] == len(state.log):
                     return DRAIN_LOG
-                point = np.int64(frame["point"])
-                number = clock["received"] + 1
-                row, verdict = _new_session(state, packet, point, number, now, row)
+                row, verdict = _new_session(state, packet, (np.int64(frame["point"]), now, number), row)
         if kind == PLAIN or kind == FIRST_FRAGMENT:
             if verdict == _FORWARDED:
                 _translate(state, data, packet, direction, row, now)
@@ -179,27 +233,13 @@ def forward(state: Any, frame: Any, data: Any, packet: Any, sides: Any, place: A
     endpoint = np.int64(packet["endpoint"])
     if verdict > _BYPASSED:
         state.endpoint_drops[endpoint, verdict] += 1  # the last row is nobody's
-    if usable:
-        if frame["time_ns"] < now:
-            if frame["flags"] & WAITED == 0:
-                clock["backward_times"] += 1
-        else:
-            jump = now - clock["now"]
-            if jump < 0:
-                jump = np.int64(FOREVER)  # more than 292 years
-            if jump > clock["largest_jump"]:
-                clock["largest_jump"] = jump
-    else:
-        clock["unusable_times"] += 1
-    clock["now"] = now
-    clock["received"] += 1
     if len(outcomes):
-        _tell(state, frame, packet, row, verdict, outcomes[place])
+        _tell(state, frame, packet, (row, verdict, now), outcomes[place])
     return DONE
 
 
 @kernel
-def _start(state: Any, now: Any) -> None:
+def start(state: Any, now: Any) -> None:
     """The first packet sets the clock, the wheel and the minute."""
     clock = state.clock[0]
     clock["started"] = 1
@@ -212,7 +252,7 @@ def _start(state: Any, now: Any) -> None:
 
 
 @kernel
-def _tell_direction(state: Any, frame: Any, data: Any, packet: Any, slot: Any) -> None:
+def tell_direction(state: Any, frame: Any, data: Any, packet: Any, slot: Any) -> None:
     """Between two endpoints: a live reply comes first, else the packet travels to_service.
 
     A later fragment travels as the first of its datagram did.
@@ -288,13 +328,17 @@ def _opens_anew(state: Any, packet: Any, row: Any) -> Any:
 
 
 @kernel
-def _new_session(state: Any, packet: Any, point: Any, number: Any, now: Any, leaving: Any) -> Any:
-    """Open a session, if it may be, after ending the one that it follows; returns its row and the verdict."""
-    verdict, grant = admit(state, packet, point, now, leaving)
+def _new_session(state: Any, packet: Any, arrival: Any, leaving: Any) -> Any:
+    """Open a session, if it may be, after ending the one that it follows; returns its row and the verdict.
+
+    `arrival` is (point, the clock, the packet's number).
+    """
+    point, now, number = arrival
+    verdict, grant = admit(state, packet, arrival, leaving)
     if verdict != _FORWARDED:
         return np.int64(-1), verdict
     if leaving >= 0:
-        reopen(state, leaving, now)
+        reopen(state, leaving, now, number)
     note_new_session(state, packet, grant[0])
     row = open_session(state, packet, number, now, grant)
     state.sessions[row]["point"] = point
@@ -381,13 +425,14 @@ def _count(session: Any, end: Any, counters: Any, packet: Any, direction: Any) -
 
 
 @inlined
-def _tell(state: Any, frame: Any, packet: Any, row: Any, verdict: Any, outcome: Any) -> None:
-    """Write down what became of a packet."""
+def _tell(state: Any, frame: Any, packet: Any, result: Any, outcome: Any) -> None:
+    """Write down what became of a packet; `result` is (the session's row, the verdict, the clock)."""
+    row, verdict, now = result
     outcome["verdict"] = verdict
     outcome["direction"] = packet["direction"]
     outcome["endpoint"] = packet["endpoint"]
     outcome["bytes"] = packet["bytes"]
-    outcome["time"] = state.clock[0]["now"]
+    outcome["time"] = now
     outcome["session"] = 0
     outcome["nat_address"] = 0
     outcome["nat_port"] = 0

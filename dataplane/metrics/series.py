@@ -61,22 +61,19 @@ class Series:
         """Bytes in, bytes out, packets in, packets out of every endpoint so far, shape (endpoints, 4)."""
         return self.past + _minute(state)
 
-    def end_minute(self, state: State, until_ns: int) -> None:
-        """Tell the minute's rows, add it to the totals, and begin the minute of what comes next, by `until_ns`."""
+    def end_minute(self, state: State, until_ns: int) -> int:
+        """Tell the minute's rows and add it to the totals; what comes next comes by `until_ns`.
+
+        Returns the start of the minute that is to begin (`begin_minute`): those in which nothing can happen are passed
+        over.
+        """
         clock = state.clock[0]
         end = int(clock["minute_end"])
         if self._sink is not None and (rows := self._rows(state, end, until_ns)):
             self._sink(rows)
         self.past += _minute(state)
-        for name in ("bytes_in", "bytes_out", "packets_in", "packets_out"):
-            state.counters[name] = 0
-        # Minutes in which nothing can happen are passed over.
         following = max(end, min(int(clock["next_due"]), until_ns))
-        start = following // MINUTE_NS * MINUTE_NS
-        clock["minute_end"] = start + MINUTE_NS
-        state.nat_ips["since"] = start
-        state.nat_ips["port_time"] = 0
-        state.nat_ips["events"] = 0
+        return following // MINUTE_NS * MINUTE_NS
 
     def _rows(self, state: State, end: int, until_ns: int) -> list[MetricRow]:
         clock = state.clock[0]
@@ -141,6 +138,16 @@ class Series:
                 MetricRow(time, service.name, "NatPortAvailability", address, average, 1, least, most, average)
             )
         return rows
+
+
+def begin_minute(state: State, start_ns: int) -> None:
+    """Count from zero what is counted by the minute."""
+    state.clock[0]["minute_end"] = start_ns + MINUTE_NS
+    for name in ("bytes_in", "bytes_out", "packets_in", "packets_out"):
+        state.counters[name] = 0
+    state.nat_ips["since"] = start_ns
+    state.nat_ips["port_time"] = 0
+    state.nat_ips["events"] = 0
 
 
 def nat_ip_pools(state: State, nat_ip: Any) -> slice:

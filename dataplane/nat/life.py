@@ -176,8 +176,11 @@ def how_it_ends(session_state: Any) -> Any:
 
 
 @inlined
-def end_session(state: Any, row: Any, how: Any, moment: Any) -> None:
-    """End a live session whose timer is not running: it can no longer be found, and its port is held or free."""
+def end_session(state: Any, row: Any, how: Any, moment: Any, followed_by: Any) -> None:
+    """End a live session whose timer is not running: it can no longer be found, and its port is held or free.
+
+    `followed_by` is the number of the packet that opens it anew, or 0.
+    """
     session = state.sessions[row]
     pool_number = np.int64(session["pool"])
     pool = state.pools[pool_number]
@@ -188,7 +191,7 @@ def end_session(state: Any, row: Any, how: Any, moment: Any) -> None:
     clock = state.clock[0]
     clock["live"] -= 1
     if clock["logging"]:
-        _log(state, row, how, moment)
+        _log(state, row, how, moment, followed_by)
     if state.timeouts[session["timeouts"], HELD] > 0:
         session["state"] = HELD
         session["last_refresh"] = moment
@@ -213,9 +216,11 @@ def release(state: Any, row: Any, moment: Any) -> None:
 
 
 @kernel
-def _log(state: Any, row: Any, how: Any, moment: Any) -> None:
+def _log(state: Any, row: Any, how: Any, moment: Any, followed_by: Any) -> None:
     clock = state.clock[0]
-    fill_log_row(state, state.log[clock["logged"]], row, how, moment)
+    entry = state.log[clock["logged"]]
+    fill_log_row(state, entry, row, how, moment)
+    entry["followed_by"] = followed_by
     clock["logged"] += 1
 
 
@@ -272,7 +277,7 @@ def end_all_due(state: Any, until: Any) -> Any:
             if session["state"] == ESTABLISHED or session["state"] == HALF_CLOSED:
                 if state.services[state.pools[session["pool"]]["service"]]["idle_reset"]:
                     _note_idle_reset(state, row, moment)
-            end_session(state, row, how_it_ends(session["state"]), moment)
+            end_session(state, row, how_it_ends(session["state"]), moment, np.int64(0))
     return DONE
 
 
@@ -309,7 +314,7 @@ def pass_time(state: Any, now: Any) -> Any:
 
 
 @kernel
-def reopen(state: Any, row: Any, moment: Any) -> None:
-    """End a closing or reset session early, since its consumer opens it anew."""
+def reopen(state: Any, row: Any, moment: Any, number: Any) -> None:
+    """End a closing or reset session early, since its consumer opens it anew with the `number`th packet."""
     disarm(state, row)
-    end_session(state, row, how_it_ends(state.sessions[row]["state"]), moment)
+    end_session(state, row, how_it_ends(state.sessions[row]["state"]), moment, number)

@@ -21,9 +21,11 @@ from tests.lockstep import Sent, batch_of
 from tests.strategies import Step, topologies, traces
 
 
-def recorded(topology: Topology, packets: Sequence[Sent], size: int) -> tuple[bytes, dict[str, Any], list[Any]]:
+def recorded(
+    topology: Topology, packets: Sequence[Sent], size: int, workers: int = 1
+) -> tuple[bytes, dict[str, Any], list[Any]]:
     """The capture, the summary and the ended sessions of a replay that reads so many packets at a time."""
-    simulator = Simulator(topology, sessions_log=True)
+    simulator = Simulator(topology, sessions_log=True, workers=workers)
     file = io.BytesIO()
     recorder = Recorder(topology, file)
     for begin in range(0, len(packets), size):
@@ -33,9 +35,11 @@ def recorded(topology: Topology, packets: Sequence[Sent], size: int) -> tuple[by
     return file.getvalue(), simulator.summary(), simulator.take_ended_sessions().tolist()
 
 
-@given(topology=topologies(), trace=traces(), size=st.integers(1, 7))
-def test_batches_of_any_size_give_the_same_bytes(topology: Topology, trace: list[Step], size: int) -> None:
+@given(topology=topologies(), trace=traces(), size=st.integers(1, 7), workers=st.integers(1, 3))
+def test_batches_of_any_size_and_any_number_of_workers_give_the_same_bytes(
+    topology: Topology, trace: list[Step], size: int, workers: int
+) -> None:
     _, story, _ = told_by_reference(topology, trace, 0)
     packets = [step for step in story if isinstance(step, Sent)]
-    assert recorded(topology, packets, size) == recorded(topology, packets, max(1, len(packets)))
+    assert recorded(topology, packets, size, workers) == recorded(topology, packets, max(1, len(packets)))
 

@@ -47,13 +47,17 @@ def told_by_reference(
 
 
 @given(
-    topology=topologies(), trace=traces(), seed=st.integers(0, 3), burst=st.sampled_from([1, 7, 256])
+    topology=topologies(),
+    trace=traces(),
+    seed=st.integers(0, 3),
+    burst=st.sampled_from([1, 7, 256]),
+    workers=st.sampled_from([1, 1, 2, 3]),
 )
 def test_engine_and_reference_agree_on_every_packet(
-    topology: Topology, trace: list[Step], seed: int, burst: int
+    topology: Topology, trace: list[Step], seed: int, burst: int, workers: int
 ) -> None:
     reference, story, received = told_by_reference(topology, trace, seed)
-    assert_equal_runs(topology, seed, story, reference, received, burst=burst)
+    assert_equal_runs(topology, seed, story, reference, received, burst=burst, workers=workers)
 
 
 def test_fill_first_counts_the_port_that_a_reopened_session_gives_back() -> None:

@@ -20,9 +20,11 @@ from numba.core import config
 from dataplane.kernel import COMPILED
 from dataplane.metrics.series import MetricRow
 from dataplane.packets.batch import TIME_UNREPRESENTABLE, PacketBatch
+from dataplane.shards.crew import Crew, Threads
+from dataplane.shards.remote import processes
 from dataplane.simulator import Simulator
 from dataplane.topology.model import Topology
-from tests.lockstep import assert_laws
+from tests.lockstep import assert_laws, shards_of
 from tests.property.networks import BACKENDS, CLIENT, ENDPOINT, NAT_IPS, network, tcp_columns
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,11 +120,15 @@ def told(
     rows: int = 4096,
     parts: int = 1,
     log: int = 1 << 16,
+    workers: int | Crew = 1,
 ) -> Told:
     """Replay a batch, in so many calls; the kernels' log has room for `log` ended sessions."""
     metrics: list[MetricRow] = []
-    simulator = Simulator(topology, 3, sessions_log=True, on_minute=metrics.extend, burst=burst, rows=rows)
-    simulator._state = simulator._state.replace(log=simulator._state.log[:log])
+    simulator = Simulator(
+        topology, 3, sessions_log=True, on_minute=metrics.extend, burst=burst, rows=rows, workers=workers
+    )
+    for shard in shards_of(simulator):
+        shard.state = shard.state.replace(log=shard.state.log[:log])
     data = batch.data.copy()
     outcomes: list[Any] = []
     ended: list[Any] = []
@@ -192,6 +198,31 @@ def test_room_for_sessions_and_its_growth_do_not_show(
 @pytest.mark.parametrize("log", [1, 7, 64])
 def test_room_for_ended_sessions_does_not_show(batch: PacketBatch, expected: Told, log: int) -> None:
     assert told(batch, log=log) == expected
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4])
+@pytest.mark.parametrize("parts", [1, 13])
+def test_workers_do_not_show(batch: PacketBatch, expected: Told, workers: int, parts: int) -> None:
+    assert told(batch, workers=workers, parts=parts) == expected
+
+
+@pytest.mark.parametrize(("burst", "rows", "log"), [(1, 2, 1), (7, 8, 7)])
+def test_workers_with_little_room_do_not_show(
+    batch: PacketBatch, expected: Told, burst: int, rows: int, log: int
+) -> None:
+    assert told(batch, workers=2, burst=burst, rows=rows, log=log) == expected
+
+
+def test_a_crew_of_one_does_not_show(batch: PacketBatch, expected: Told) -> None:
+    assert told(batch, workers=Threads(1)) == expected
+
+
+def test_workers_that_are_processes_do_not_show(batch: PacketBatch, expected: Told) -> None:
+    crew = processes(2)
+    try:
+        assert told(batch, workers=crew, parts=3) == expected
+    finally:
+        crew.close()
 
 
 def test_what_nobody_asks_for_does_not_show(batch: PacketBatch, expected: Told) -> None:

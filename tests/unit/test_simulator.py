@@ -102,10 +102,10 @@ def test_a_forked_process_has_sessions_of_its_own(topology: dp.Topology) -> None
     simulator.send(SYN, at="contoso", time=0.0)
     child = os.fork()
     if child == 0:
-        simulator._state.sessions["state"] = 0
+        simulator._core.state.sessions["state"] = 0
         os._exit(0)
     os.waitpid(child, 0)
-    assert simulator._state.sessions["state"][0] != 0
+    assert simulator._core.state.sessions["state"][0] != 0
 
 
 def test_a_point_that_is_consumer_and_provider_is_written_once_per_packet(tmp_path: Path) -> None:
