@@ -6,15 +6,16 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from dataplane.cli.common import announce_compilation, common_options, errors_as_lines, fail
 
 if TYPE_CHECKING:
-    from dataplane.runs.replay import Progress
+    from dataplane.runs.replay import Progress, Replay
 
 
 @click.command("replay", epilog="Example: dataplane replay contoso=monday.pcapng.gz -t topology.yaml -o run")
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 @click.option("--output", "-o", "folder", type=click.Path(path_type=Path), metavar="RUN", help="The run's folder.")
 @click.option("--no-capture", is_flag=True, help="Leave capture.pcapng out of the run's folder.")
 @click.option("--pcap", "pcaps", multiple=True, metavar="POINT=FILE", help="Write one point as classic pcap.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Share the work among N threads.")
+@click.option("--dask", metavar="ADDRESS", help="Share it among the workers of a Dask cluster: tcp://host:8786.")
+@click.option("--each", is_flag=True, help="Replay every capture on its own, into RUN/NAME; N at a time.")
 @common_options
 def command(
     captures: tuple[str, ...],
@@ -30,6 +34,9 @@ def command(
     folder: Path | None,
     no_capture: bool,
     pcaps: tuple[str, ...],
+    workers: int | None,
+    dask: str | None,
+    each: bool,
     as_json: bool,
     quiet: bool,
     seed: int,
@@ -37,8 +44,8 @@ def command(
     """Send captures through the Private Link service and tell what became of every packet.
 
     A CAPTURE is a pcap or pcapng file, plain or compressed with gzip or zstd, or - for standard input. POINT names the
-    network where it was taken. Packets of several captures are merged by time. Without a topology, every server in
-    the captures becomes the private endpoint of a service.
+    network where it was taken. Packets of several captures are merged by time, unless --each. Without a topology, every
+    server in the captures becomes the private endpoint of a service.
     """
     with errors_as_lines():
         from dataplane.runs.replay import Replay, replay
@@ -53,8 +60,12 @@ def command(
             capture=not no_capture,
             pcaps=_points(pcaps),
             command=sys.argv[:],
+            workers=workers,
+            dask=dask,
         )
         announce_compilation(quiet)
+        if each:
+            _each(job, as_json, quiet)
         with _progress(quiet) as progress:
             result = replay(job, progress)
     try:
@@ -79,6 +90,32 @@ def command(
     if result.interrupted:
         click.echo("interrupted: what was done until then is kept", err=True)
     sys.exit(result.exit_code)
+
+
+def _each(job: Replay, as_json: bool, quiet: bool) -> NoReturn:
+    """Replay every capture on its own and end with the gravest exit code."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from dataplane.cli.tables import print_each
+    from dataplane.runs.each import gravest, replay_each
+    from dataplane.runs.folder import to_json
+
+    if job.pcaps:
+        fail("--each: --pcap names one file, and every capture would be written to it; leave one of them out")
+    hidden = quiet or not sys.stderr.isatty()
+    done = track(
+        replay_each(job), "replay", len(job.captures), console=Console(stderr=True), transient=True, disable=hidden
+    )
+    results = sorted(done, key=lambda result: result.number)
+    if as_json:
+        click.echo(to_json([asdict(result) for result in results]), nl=False)
+    else:
+        print_each(results)
+    for result in results:
+        for line in result.errors:
+            click.echo(f"error: {line}", err=True)
+    sys.exit(gravest([result.exit_code for result in results]))
 
 
 def _points(pcaps: tuple[str, ...]) -> dict[str, Path]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dataplane.topology import Topology
 from dataplane.verdict import Verdict
+
+if TYPE_CHECKING:
+    from dataplane.runs.each import Finished
 
 #: Rows of a table before the rest is summed up in one line: the whole is in summary.json.
 _MOST_ROWS = 20
@@ -50,6 +54,32 @@ def print_summary(summary: dict[str, Any], topology: Topology, *, inferred: bool
             f"NAT ports ran out first after {first['time_seconds']:,.3f} s: {first['service']}, NAT IP "
             f"{first['nat_ip']}, {first['protocol']} toward {first['backend']}"
         )
+
+
+def print_each(results: Sequence[Finished]) -> None:
+    """Print one line for every capture that was replayed on its own."""
+    columns = ("packets", "forwarded", "bypassed", "dropped", "sessions", "lowest free", "written to")
+    table = _table("", "capture", *columns)
+    for result in results:
+        if result.summary is None:
+            table.add_row(escape(result.capture), *["-"] * 6, "interrupted" if result.exit_code == 130 else "failed")
+            continue
+        summary = result.summary
+        packets = [summary[kind]["packets"] for kind in ("received", "forwarded", "bypassed", "dropped")]
+        lowest = [
+            nat_ip["minimum_availability_percent"]
+            for service in summary["private_link_services"]
+            for nat_ip in service["nat_ips"]
+        ]
+        table.add_row(
+            escape(result.capture),
+            *(f"{count:,}" for count in packets),
+            f"{summary['sessions']['created']:,}",
+            f"{min(lowest):.3f} %" if lowest else "-",
+            escape(result.folder or "-"),
+        )
+    # File names are not cut where nobody looks at the width.
+    _Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table)
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -25,6 +25,7 @@ from dataplane.runs.infer import CONSUMER, PROVIDER, infer_topology
 from dataplane.runs.record import BACKBONE, Recorder
 from dataplane.runs.sessions_csv import SessionsFile
 from dataplane.runs.sources import Source, locate, only_entered, open_source, parse_sources, spooled
+from dataplane.shards.crew import Crew, Threads
 from dataplane.simulator import Simulator
 from dataplane.topology import Topology, dump_topology
 
@@ -42,7 +43,10 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass
 class Replay:
-    """What is to be replayed, and where to; `topology_path` is the file that no output may replace."""
+    """What is to be replayed, and where to; `topology_path` is the file that no output may replace.
+
+    `workers` threads share the work, or shards on the Dask cluster at the address `dask`: so many, or one per worker.
+    """
 
     captures: list[str]
     topology: Topology | None = None
@@ -52,6 +56,8 @@ class Replay:
     pcaps: dict[str, Path] = field(default_factory=dict)
     command: list[str] = field(default_factory=list)
     topology_path: Path | None = None
+    workers: int | None = None
+    dask: str | None = None
 
 
 @dataclass
@@ -94,8 +100,23 @@ def replay(job: Replay, progress: Progress | None = None) -> Replayed:
                     f"--pcap {point}=…: no such point; there are: {', '.join([*sorted(networks), BACKBONE])}"
                 )
         readers = [stack.enter_context(open_source(source, digest=True)) for source in sources]
+        crew = _crew(job)
+        if crew is not None:
+            stack.callback(crew.close)
         folder = stack.enter_context(RunFolder(job.folder))
-        return _run(job, topology, list(zip(readers, sources, strict=True)), folder, progress)
+        return _run(job, topology, list(zip(readers, sources, strict=True)), folder, crew, progress)
+
+
+def _crew(job: Replay) -> Crew | None:
+    """Who shares the work, if it is shared."""
+    if job.dask is not None:
+        from dataplane.shards.remote import dask
+
+        try:
+            return dask(job.dask, job.workers)
+        except ValueError as error:
+            raise RunError(f"--dask {error}") from error
+    return None if job.workers in (None, 1) else Threads(job.workers)
 
 
 def _keep_inputs(job: Replay, sources: list[Source]) -> None:
@@ -132,11 +153,14 @@ def _run(
     topology: Topology,
     captures: list[tuple[CaptureReader, Source]],
     folder: RunFolder,
+    crew: Crew | None,
     progress: Progress | None,
 ) -> Replayed:
     keep = job.folder is not None
     minutes = _minutes_file(folder) if keep else None
-    simulator = Simulator(topology, job.seed, sessions_log=keep, on_minute=minutes, rows=1 << 16)
+    simulator = Simulator(
+        topology, job.seed, sessions_log=keep, on_minute=minutes, workers=crew or 1, rows=1 << 16
+    )
     sessions = (
         SessionsFile(folder.text("sessions.csv"), topology, simulator.pools) if keep else None
     )

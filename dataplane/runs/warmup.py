@@ -33,6 +33,7 @@ def warm_up() -> None:
         pcaps = {"backbone": folder / "c.pcap"}
         replay(Replay(captures, folder=folder / "run", pcaps=pcaps))
         replay(Replay(captures[:1]))
+        replay(Replay(captures[:1], workers=2))
         # Where fragments are translated, there is one kernel more.
         document = infer(parse_sources(captures[:1], set())).model_dump(mode="json")
         document["private_link_services"][0]["nat"]["fragments"] = "translate"

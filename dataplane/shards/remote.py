@@ -116,18 +116,8 @@ def dask(address: str, count: int | None = None) -> Remote:
 
     Raises ValueError if there is no such cluster, or Dask is not installed.
     """
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ValueError("shards on a Dask cluster need Dask: pip install 'dataplane[dask]'") from None
-    try:
-        client = Client(address, set_as_default=False, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{address}: no Dask scheduler answers there ({error})") from None
+    client = connect(address)
     places = sorted(client.scheduler_info(n_workers=-1)["workers"])
-    if not places:
-        client.close()
-        raise ValueError(f"{address}: the Dask cluster has no workers")
 
     def launch(number: int, settings: Settings) -> Member:
         place = places[number % len(places)]
@@ -136,3 +126,22 @@ def dask(address: str, count: int | None = None) -> Remote:
         return lambda method, *arguments: getattr(actor, method)(*arguments)
 
     return Remote(count or len(places), launch, client.close)
+
+
+def connect(address: str) -> Any:
+    """A `distributed.Client` of the Dask cluster whose scheduler is at `address`; it has workers.
+
+    Raises ValueError if there is no such cluster, or Dask is not installed.
+    """
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ValueError("a Dask cluster can be used with Dask only: pip install 'dataplane[dask]'") from None
+    try:
+        client = Client(address, set_as_default=False, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{address}: no Dask scheduler answers there ({error})") from None
+    if not client.scheduler_info(n_workers=-1)["workers"]:
+        client.close()
+        raise ValueError(f"{address}: the Dask cluster has no workers")
+    return client

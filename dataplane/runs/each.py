@@ -1,0 +1,109 @@
+"""Many captures, each replayed on its own: by processes of this machine or by the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from dataplane.capture import CaptureError
+from dataplane.kernel import is_compiled
+from dataplane.runs.folder import RunError
+from dataplane.runs.replay import Replay, interruption
+from dataplane.runs.replay import replay as replay_one
+from dataplane.runs.warmup import warm_up
+from dataplane.topology import TopologyError
+
+#: Exit codes, the gravest first.
+_GRAVITY = (130, 2, 3, 4, 0)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What became of one capture: plain data, as it comes back from another process.
+
+    `number` is its place in the command line; `summary` is None if it could not be replayed at all.
+    """
+
+    number: int
+    capture: str
+    folder: str | None
+    exit_code: int
+    errors: list[str]
+    summary: dict[str, Any] | None
+
+
+def replay_each(job: Replay) -> Iterator[Finished]:
+    """Replay every capture of a job into a folder of its name, `job.workers` at a time; tell of each when it is done.
+
+    With `job.dask` the cluster's workers read the captures and write the folders, so they have to see the same files.
+    Raises `RunError` before anything is begun. A capture that cannot be replayed is told of and stops no other.
+    """
+    jobs = [
+        replace(job, captures=[capture], folder=folder, workers=1, dask=None)
+        for capture, folder in zip(job.captures, _folders(job), strict=True)
+    ]
+    if not is_compiled():
+        warm_up()  # once, and not in every process
+    with _executor(job) as executor, interruption() as interrupted:
+        futures = {executor.submit(_replay, number, one): number for number, one in enumerate(jobs)}
+        for future in as_completed(futures):
+            if interrupted:
+                for other in futures:
+                    other.cancel()
+            if future.cancelled():
+                number = futures[future]
+                yield Finished(number, job.captures[number], None, 130, [], None)
+            else:
+                yield future.result()
+
+
+def gravest(codes: list[int]) -> int:
+    """The exit code of several runs: interrupted, then wrong usage, damaged input, failed exporter, done."""
+    return next(code for code in _GRAVITY if code in codes)
+
+
+def _folders(job: Replay) -> list[Path | None]:
+    """A folder for each capture, named as its file is without its endings."""
+    if job.folder is None:
+        return [None] * len(job.captures)
+    folders: dict[Path, str] = {}
+    for capture in job.captures:
+        if capture == "-" or capture.endswith("=-"):
+            raise RunError("--each: standard input (-) has no name for a folder; give files")
+        folder = job.folder / Path(capture).name.split(".", 1)[0]
+        if folder in folders:
+            raise RunError(f"--each: {folders[folder]} and {capture} would both be written to {folder}; rename one")
+        folders[folder] = capture
+    return list(folders)
+
+
+@contextmanager
+def _executor(job: Replay) -> Iterator[Executor]:
+    if job.dask is None:
+        with ProcessPoolExecutor(job.workers or 1, get_context("spawn")) as executor:
+            yield executor
+        return
+    from dataplane.shards.remote import connect
+
+    try:
+        client = connect(job.dask)
+    except ValueError as error:
+        raise RunError(f"--dask {error}") from error
+    with client, client.get_executor(pure=False) as executor:
+        yield executor
+
+
+def _replay(number: int, job: Replay) -> Finished:
+    """In another process: one capture."""
+    folder = None if job.folder is None else str(job.folder)
+    try:
+        result = replay_one(job)
+    except (CaptureError, RunError, TopologyError, OSError, MemoryError) as error:
+        return Finished(number, job.captures[0], None, 2, [str(error) or "not enough memory"], None)
+    errors = [*result.damage, *result.failures]
+    return Finished(number, job.captures[0], folder, result.exit_code, errors, result.summary)
