@@ -182,7 +182,9 @@ SERVICE = np.dtype(
         ("tcp_slot", np.int32),  # -1: no rule of this protocol
         ("udp_slot", np.int32),
         ("icmp_slot", np.int32),
-        ("first_backend", np.int32),  # into State.backend_keys and State.cursors
+        ("first_backend", np.int32),  # into State.cursors
+        ("first_slot", np.int32),  # into State.backend_slots
+        ("slot_shift", np.int32),  # from a hash to a slot
         ("distribution", np.int32),
         ("selection", np.int32),
         ("spill", np.int32),
@@ -377,7 +379,7 @@ class State(Bundle):
     rules: NDArray[np.int64]  # open addressing: (service, protocol, frontend port, backend port, row of timeouts)
     timeouts: NDArray[np.int64]  # [row, state], nanoseconds
     probe_runs: NDArray[np.int64]
-    backend_keys: NDArray[np.uint64]
+    backend_slots: NDArray[np.int32]
     # NAT ports
     pools: NDArray[Any]
     nat_ips: NDArray[Any]

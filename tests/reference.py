@@ -48,6 +48,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b
 from ipaddress import IPv4Address
 from itertools import pairwise
@@ -733,6 +734,25 @@ class EndpointCounters:
 # --- The simulator ------------------------------------------------------------------------------------------
 
 
+@cache
+def _slots(keys: tuple[int, ...]) -> list[int]:
+    count = 1
+    while count < 128 * len(keys):
+        count *= 2
+    slots: list[int | None] = [None] * count
+    wishes = [[((key >> 32) + j * (key % 2**32 | 1)) % count for j in range(count)] for key in keys]
+    while True:
+        for backend, wish in enumerate(wishes):
+            if None not in slots:
+                return [owner for owner in slots if owner is not None]
+            slots[next(slot for slot in wish if slots[slot] is None)] = backend
+
+
+def balancer_slots(keys: list[int]) -> list[int]:
+    """Which backend has which slot: in turns, each takes the slot that it likes best of those that are free."""
+    return _slots(tuple(keys))
+
+
 class ReferenceSimulator:
     """Receives packets one by one and says what becomes of each."""
 
@@ -1148,12 +1168,11 @@ class ReferenceSimulator:
         )
 
     def _choose_backend(self, service: PrivateLinkService, endpoint: PrivateEndpoint, packet: Packet) -> IPv4Address:
-        """Rendezvous hashing; `max` keeps the first of equals."""
+        """The backend that has the slot to which the hash leads."""
+        backends = service.load_balancer.backend_pool
+        slots = balancer_slots([key64(self.seed, "backend", service.name, backend) for backend in backends])
         h = self._hash(service.load_balancer.distribution, endpoint, packet)
-        return max(
-            service.load_balancer.backend_pool,
-            key=lambda backend: mix(h ^ key64(self.seed, "backend", service.name, backend)),
-        )
+        return backends[slots[h * len(slots) >> 64]]
 
     def _hash(self, distribution: str, endpoint: PrivateEndpoint, packet: Packet) -> int:
         return balancer_hash(distribution, self._endpoint_key(endpoint), packet)

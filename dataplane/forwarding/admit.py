@@ -63,7 +63,7 @@ def admit(state: Any, packet: Any, arrival: Any, leaving: Any) -> Any:
     hashed = flow_hash(flow, endpoint["key"], protocol, service["distribution"])
     backend = np.int64(packet["backend"])
     if backend < 0:
-        backend = choose_backend(state.backend_keys, service["first_backend"], service["backends"], hashed)
+        backend = choose_backend(state, service, hashed)
     slot = slot_of_protocol(service, protocol)
     first_choice = choose_nat_ip(state, packet, hashed, slot, backend, leaving)
     pool = pool_number(service, first_choice, slot, backend)
@@ -120,7 +120,7 @@ def foresee(state: Any, packet: Any) -> Any:
     hashed = flow_hash(packet["flow"], key, np.int64(packet["protocol"]), service["distribution"])
     backend = np.int64(packet["backend"])
     if backend < 0:
-        backend = choose_backend(state.backend_keys, service["first_backend"], service["backends"], hashed)
+        backend = choose_backend(state, service, hashed)
         packet["backend"] = backend
     nat_ip = choose_nat_ip(state, packet, hashed, slot, backend, np.int64(-1))
     pool = pool_number(service, nat_ip, slot, backend)

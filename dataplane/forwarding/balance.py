@@ -1,6 +1,6 @@
 """The load balancer: which backend a new session gets, and with which NAT IP it tries first.
 
-Everything is a hash of content (docs/model.md, "Choosing"), so adding an endpoint or a backend moves no other session.
+Everything is a hash of content (docs/model.md, "Choosing"), so adding an endpoint moves no other's sessions.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 from dataplane.forwarding.classify import pool_number
 from dataplane.forwarding.tables import BY_HASH, FIVE_TUPLE, PAIRED, ROUND_ROBIN, SOURCE_IP
-from dataplane.kernel import inlined, kernel
+from dataplane.kernel import inlined
 from dataplane.nat.hashing import mix, scale
 from dataplane.nat.ports import free_ports
 
@@ -27,17 +27,10 @@ def flow_hash(flow: Any, endpoint_key: Any, protocol: Any, distribution: Any) ->
     return mix(mix(fields ^ endpoint_key) + np.uint64(protocol))
 
 
-@kernel
-def choose_backend(backend_keys: Any, first: Any, count: Any, hashed: Any) -> Any:
-    """Rendezvous hashing: the backend whose score is highest."""
-    best = np.int64(0)
-    best_score = np.uint64(0)
-    for backend in range(count):
-        score = mix(hashed ^ backend_keys[first + backend])
-        if score > best_score:
-            best = np.int64(backend)
-            best_score = score
-    return best
+@inlined
+def choose_backend(state: Any, service: Any, hashed: Any) -> Any:
+    """The backend that has the slot to which the hash leads, as a place in the service's list."""
+    return np.int64(state.backend_slots[service["first_slot"] + np.int64(hashed >> np.uint64(service["slot_shift"]))])
 
 
 @inlined

@@ -22,9 +22,6 @@ _FORWARDED = int(Verdict.FORWARDED)
 #: The shard of a packet whose live sessions decide which way it travels.
 ASK_ALL = -1
 
-#: Which backend a hash led to. To choose one among many takes longer than all else that is done to sort a packet out.
-CHOICE = np.dtype([("hashed", np.uint64), ("service", np.int32), ("backend", np.int32)])
-
 
 @kernel
 def take_turns(clock: Any, frames: Any, begin: Any, turns: Any) -> Any:
@@ -44,22 +41,20 @@ def take_turns(clock: Any, frames: Any, begin: Any, turns: Any) -> Any:
 
 
 @kernel
-def sort_out(state: Any, frames: Any, data: Any, owners: Any, scratch: Any, span: Any) -> None:
+def sort_out(state: Any, frames: Any, data: Any, owners: Any, packet: Any, span: Any) -> None:
     """Say which shard each frame of a span belongs to.
 
-    Only the topology of `state` counts. `scratch` is (a PACKET row, rows of CHOICE, all zero at first), `span`
-    is (first, one after the last, shards). The shard classifies its packets again, which is cheaper than to hand the
-    rows over.
+    Only the topology of `state` counts. `packet` is a PACKET row for scratch: the shard classifies its packets again,
+    which is cheaper than to hand the rows over. `span` is (first, one after the last, shards).
     """
-    packet, choices = scratch
     begin, end, shards = span
     for index in range(begin, end):
         classify(state, frames[index], data, packet)
-        owners[index] = owner_of(state, packet, choices, index, shards)
+        owners[index] = owner_of(state, packet, index, shards)
 
 
 @inlined
-def owner_of(state: Any, packet: Any, choices: Any, place: Any, shards: Any) -> Any:
+def owner_of(state: Any, packet: Any, place: Any, shards: Any) -> Any:
     """The shard of a packet: that of its backend's host. One that has no session may go anywhere."""
     kind = packet["kind"]
     if packet["direction"] == EITHER:
@@ -76,14 +71,7 @@ def owner_of(state: Any, packet: Any, choices: Any, place: Any, shards: Any) -> 
             return place % shards
         key = state.endpoints[packet["endpoint"]]["key"]
         hashed = flow_hash(packet["flow"], key, np.int64(packet["protocol"]), service["distribution"])
-        choice = choices[np.int64(hashed) & (len(choices) - 1)]
-        number = np.int64(packet["service"]) + 1
-        if choice["hashed"] != hashed or choice["service"] != number:
-            first, count = service["first_backend"], service["backends"]
-            choice["backend"] = choose_backend(state.backend_keys, first, count, hashed)
-            choice["hashed"] = hashed
-            choice["service"] = number
-        backend = np.int64(choice["backend"])
+        backend = choose_backend(state, service, hashed)
         pool = np.int64(service["first_pool"]) + backend
     return np.int64(state.pools[pool]["host"]) % shards
 

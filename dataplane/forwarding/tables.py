@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataplane.forwarding.slots import ONE_BACKEND, backend_slots
 from dataplane.kernel import inlined, kernel
 from dataplane.memory import zeroed
 from dataplane.nat.fragments import DATAGRAMS
@@ -227,7 +228,8 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
     timeouts: dict[tuple[int, ...], int] = {}  # each different row once
     probe_runs: list[int] = []
     rules: list[tuple[int, int, int, int, int]] = []
-    backend_keys: list[int] = []
+    backends = 0
+    slots = [ONE_BACKEND]  # of every service that has no choice
     pools: list[tuple[Any, ...]] = []
     nat_ips: list[tuple[int, int]] = []
     hosts: dict[tuple[str, int], int] = {}
@@ -241,16 +243,20 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         pool_counters = {HASH: 1, HASH_BUCKETS: BUCKETS}.get(allocation, 0)
         size = nat.nat_ports.size
         pool_blocks = -(-size // nat.block_size) if allocation == BLOCK else 0
-        slots = {name: slot for slot, name in enumerate(protocols)}
+        protocol_slots = {name: slot for slot, name in enumerate(protocols)}
+        keys = [key64(seed, "backend", service.name, str(backend)) for backend in balancer.backend_pool]
+        own_slots = backend_slots(keys)
         service_table[number] = (
             len(pools),
             len(service.nat_ips),
             len(balancer.backend_pool),
             len(protocols),
-            slots.get("tcp", -1),
-            slots.get("udp", -1),
-            slots.get("icmp", -1),
-            len(backend_keys),
+            protocol_slots.get("tcp", -1),
+            protocol_slots.get("udp", -1),
+            protocol_slots.get("icmp", -1),
+            backends,
+            sum(map(len, slots)) if len(keys) > 1 else 0,
+            64 - (len(own_slots).bit_length() - 1),
             _DISTRIBUTIONS[balancer.distribution],
             _SELECTIONS[nat.nat_ip_selection],
             nat.spill,
@@ -284,9 +290,11 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
             for rule in balancer.rules
         )
         for place, backend in enumerate(balancer.backend_pool):
-            backend_keys.append(int(key64(seed, "backend", service.name, str(backend))))
             addresses.append((BACKENDS_OF + number, int(backend), place))
             hosts.setdefault((service.virtual_network, int(backend)), len(hosts))
+        backends += len(keys)
+        if len(keys) > 1:
+            slots.append(own_slots)
         place_of_pool = 0
         for index, nat_ip in enumerate(service.nat_ips):
             addresses.append((2 * point + 1, int(nat_ip), len(nat_ips)))
@@ -361,7 +369,7 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         rules=_rule_table(rules),
         timeouts=np.array([*timeouts] or [(0,) * STATES], np.int64),
         probe_runs=np.array(probe_runs, np.int64),
-        backend_keys=np.array(backend_keys, np.uint64),
+        backend_slots=np.concatenate(slots),
         pools=pool_table,
         nat_ips=nat_ip_table,
         free_ports=zeroed(ports, np.uint16, scattered=True),
@@ -370,7 +378,7 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         port_counters=np.zeros(counters, np.int64),
         blocks=np.zeros(blocks, BLOCK_ROW),
         cap_counts=np.zeros(caps, np.int32),
-        cursors=np.zeros(len(backend_keys), np.int64),
+        cursors=np.zeros(backends, np.int64),
         host_sessions=np.zeros(len(hosts), np.int64),
         sessions=zeroed(most, SESSION),
         session_ends=zeroed(most, SESSION_END),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataplane.forwarding.pipeline import start, time_of
-from dataplane.forwarding.share import ASK_ALL, CHOICE, follow_datagrams, owner_of, sort_out, take_turns
+from dataplane.forwarding.share import ASK_ALL, follow_datagrams, owner_of, sort_out, take_turns
 from dataplane.forwarding.tables import build_state
 from dataplane.memory import apart
 from dataplane.metrics.series import MINUTE_NS
@@ -26,9 +26,6 @@ from dataplane.shards.shard import EndMinute, Settings, Work
 
 #: Packets that are sorted out at a time: enough to make the hand-over cheap, few enough to stay in a cache.
 CHUNK = 1 << 17
-
-#: Choices of a backend that are remembered, by each who sorts out.
-_CHOICES = 1 << 15
 
 _NOTHING = np.zeros(0, np.int32)
 
@@ -49,7 +46,6 @@ class Dispatcher:
         self._packets = [apart(np.zeros(1, PACKET)) for _ in range(crew.size)]
         self._owners = np.zeros(CHUNK, np.int16)
         self._turns = np.zeros(CHUNK, TURN)
-        self._choices = [apart(np.zeros(_CHOICES, CHOICE)) for _ in range(crew.size)]
         self._carriers = np.zeros(len(front.datagrams), np.int16)
 
     @property
@@ -124,7 +120,7 @@ class Dispatcher:
 
         def part(number: int) -> None:
             span = (bounds[number], bounds[number + 1], np.int64(self._crew.size))
-            sort_out(self.front, frames, data, owners, (self._packets[number][0], self._choices[number]), span)
+            sort_out(self.front, frames, data, owners, self._packets[number][0], span)
 
         self._crew.together(part, len(bounds) - 1)
 
@@ -161,7 +157,7 @@ class Dispatcher:
         return owner
 
     def _owner(self, packet: Any) -> int:
-        return int(owner_of(self.front, packet, self._choices[0], np.int64(0), np.int64(self._crew.size)))
+        return int(owner_of(self.front, packet, np.int64(0), np.int64(self._crew.size)))
 
     # --- what is told --------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ DECORATORS = {"kernel", "inlined"}
 #: Parameters that hold arrays or rows which only kernels touch.
 ROWS = {
     "state", "packet", "session", "frame", "data", "pool", "service", "outcome", "outcomes", "entry", "end", "counter",
-    "packets", "frames", "cells", "addresses", "rules", "prefixes", "used_ports", "slot_bits", "bits", "backend_keys",
+    "packets", "frames", "cells", "addresses", "rules", "prefixes", "used_ports", "slot_bits", "bits", "backend_slots",
     "out", "old", "new", "tables", "counters", "services",
 }  # fmt: skip
 #: Kernels may call these besides each other.
