@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dataplane.cli.common import announce_compilation, common_options, errors_as_lines, fail
+from dataplane.cli.common import (
+    announce_compilation,
+    common_options,
+    errors_as_lines,
+    fail,
+    fail_if_option,
+    say_held,
+)
 
 if TYPE_CHECKING:
+    from dataplane.metrics.conditions import Condition
     from dataplane.runs.replay import Progress
 
 
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--output", "-o", "folder", type=click.Path(path_type=Path), metavar="RUN", help="The run's folder.")
 @click.option("--no-capture", is_flag=True, help="Leave capture.pcapng out of the run's folder.")
 @click.option("--pcap", "pcaps", multiple=True, metavar="POINT=FILE", help="Write one point as classic pcap.")
+@fail_if_option()
 @common_options
 def command(
     captures: tuple[str, ...],
@@ -30,6 +39,7 @@ def command(
     folder: Path | None,
     no_capture: bool,
     pcaps: tuple[str, ...],
+    fail_if: tuple[Condition, ...],
     as_json: bool,
     quiet: bool,
     seed: int,
@@ -53,6 +63,7 @@ def command(
             capture=not no_capture,
             pcaps=_points(pcaps),
             command=sys.argv[:],
+            fail_if=fail_if,
         )
         announce_compilation(quiet)
         with _progress(quiet) as progress:
@@ -76,6 +87,7 @@ def command(
             click.echo(f"note: {warning}", err=True)
     for line in result.damage + result.failures:
         click.echo(f"error: {line}", err=True)
+    say_held(result.held)
     if result.interrupted:
         click.echo("interrupted: what was done until then is kept", err=True)
     sys.exit(result.exit_code)
