@@ -48,7 +48,7 @@ def diff_sessions(old: Path, new: Path, *, by_id: bool, most: int) -> dict[str, 
     run wrote.
     """
     (old_keys, old_rest), (new_keys, new_rest) = _read(old, by_id), _read(new, by_id)
-    _, in_old, in_new = np.intersect1d(old_keys, new_keys, assume_unique=True, return_indices=True)
+    in_old, in_new = _matched(old_keys, new_keys)
     differ = old_rest[in_old] != new_rest[in_new]
     result: dict[str, Any] = {
         "matched_by": "id" if by_id else "tuple",
@@ -84,12 +84,28 @@ def _read(path: Path, by_id: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]
                     rest.append(hash(parts[7]))
         except (ValueError, IndexError, OverflowError):
             raise RunError(f"{path}: line {len(keys) + 2}: is no session") from None
-    key_column, rest_column = np.array(keys, np.int64), np.array(rest, np.int64)
+    key_column, rest_column = _column(keys), _column(rest)
     if not by_id:
         key_column = _numbered(key_column)
-    if len(np.unique(key_column)) != len(key_column):
+    ordered = np.sort(key_column)
+    if (ordered[1:] == ordered[:-1]).any():
         raise RunError(f"{path}: two sessions have the same id, so no run wrote it")
     return key_column, rest_column
+
+
+def _column(values: array[int]) -> NDArray[np.int64]:
+    return np.frombuffer(values, np.int64) if values else np.empty(0, np.int64)
+
+
+def _matched(old_keys: NDArray[np.int64], new_keys: NDArray[np.int64]) -> tuple[Rows, Rows]:
+    """The rows of the keys that both have, in both."""
+    if not len(old_keys):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    order = np.argsort(old_keys)
+    places = np.minimum(np.searchsorted(old_keys, new_keys, sorter=order), len(order) - 1)
+    candidates = order[places]
+    in_new = np.flatnonzero(old_keys[candidates] == new_keys)
+    return candidates[in_new], in_new
 
 
 def _numbered(keys: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -113,8 +129,8 @@ def _open(path: Path) -> BinaryIO:
     return file
 
 
-def _lines(path: Path, rows: Rows) -> Iterator[tuple[int, list[str]]]:
-    """The given rows of a file (sorted), each with its number and its columns."""
+def _lines(path: Path, rows: Rows) -> Iterator[tuple[int, bytes]]:
+    """The given rows of a file (sorted), each with its number."""
     wanted = iter(rows.tolist())
     row = next(wanted, None)
     if row is None:
@@ -122,10 +138,9 @@ def _lines(path: Path, rows: Rows) -> Iterator[tuple[int, list[str]]]:
     with _open(path) as file:
         for number, line in enumerate(file):
             if number == row:
-                columns = line.decode(errors="replace").rstrip("\n").split(",")
-                if len(columns) != len(COLUMNS):
+                if line.count(b",") != len(COLUMNS) - 1:
                     raise RunError(f"{path}: line {number + 2}: is no session")
-                yield number, columns
+                yield number, line
                 row = next(wanted, None)
                 if row is None:
                     return
@@ -136,7 +151,7 @@ def _only(path: Path, count: int, matched: Rows, most: int) -> dict[str, Any]:
     alone = np.ones(count, bool)
     alone[matched] = False
     rows = np.flatnonzero(alone)
-    listed = [_session(columns) for _, columns in _lines(path, rows[:most])]
+    listed = [_session(line) for _, line in _lines(path, rows[:most])]
     return {"count": len(rows), "sessions": listed}
 
 
@@ -145,14 +160,18 @@ def _count(result: dict[str, Any], old: Path, new: Path, pairs: NDArray[np.int64
     before = dict(_lines(old, pairs[:, 0]))
     of_new = dict(_lines(new, np.sort(pairs[:, 1])))
     for old_row, new_row in pairs.tolist():
-        was, now = before[old_row], of_new[new_row]
+        was, now = _columns(before[old_row]), _columns(of_new[new_row])
         for aspect, places in _PLACES.items():
             if any(was[place] != now[place] for place in places):
                 found = result[aspect]
                 found["count"] += 1
                 if len(found["sessions"]) < most:
-                    found["sessions"].append({"old": _session(was), "new": _session(now)})
+                    found["sessions"].append({"old": _session(before[old_row]), "new": _session(of_new[new_row])})
 
 
-def _session(columns: list[str]) -> dict[str, str]:
-    return dict(zip(COLUMNS, columns, strict=True))
+def _columns(line: bytes) -> list[bytes]:
+    return line.rstrip(b"\n").split(b",")
+
+
+def _session(line: bytes) -> dict[str, str]:
+    return dict(zip(COLUMNS, (column.decode(errors="replace") for column in _columns(line)), strict=True))
