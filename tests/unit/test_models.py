@@ -1,4 +1,4 @@
-"""Formulas for NAT port demand against published values, against each other, and against simulations of their own.
+"""Formulas for NAT port demand against known values, against each other, and against simulations of their own.
 
 The simulations know nothing of formulas: ports are objects that sessions take and give back. The last is the engine.
 """
