@@ -12,9 +12,17 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from dataplane.cli.common import announce_compilation, common_options, errors_as_lines, fail
+from dataplane.cli.common import (
+    announce_compilation,
+    common_options,
+    errors_as_lines,
+    fail,
+    fail_if_option,
+    say_held,
+)
 
 if TYPE_CHECKING:
+    from dataplane.metrics.conditions import Condition
     from dataplane.runs.replay import Progress, Replay
 
 
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Share the work among N threads.")
 @click.option("--dask", metavar="ADDRESS", help="Share it among the workers of a Dask cluster: tcp://host:8786.")
 @click.option("--each", is_flag=True, help="Replay every capture on its own, into RUN/NAME; N at a time.")
+@fail_if_option()
 @common_options
 def command(
     captures: tuple[str, ...],
@@ -37,6 +46,7 @@ def command(
     workers: int | None,
     dask: str | None,
     each: bool,
+    fail_if: tuple[Condition, ...],
     as_json: bool,
     quiet: bool,
     seed: int,
@@ -62,6 +72,7 @@ def command(
             command=sys.argv[:],
             workers=workers,
             dask=dask,
+            fail_if=fail_if,
         )
         announce_compilation(quiet)
         if each:
@@ -87,6 +98,7 @@ def command(
             click.echo(f"note: {warning}", err=True)
     for line in result.damage + result.failures:
         click.echo(f"error: {line}", err=True)
+    say_held(result.held)
     if result.interrupted:
         click.echo("interrupted: what was done until then is kept", err=True)
     sys.exit(result.exit_code)
@@ -115,6 +127,7 @@ def _each(job: Replay, as_json: bool, quiet: bool) -> NoReturn:
     for result in results:
         for line in result.errors:
             click.echo(f"error: {line}", err=True)
+        say_held(result.held)
     sys.exit(gravest([result.exit_code for result in results]))
 
 
