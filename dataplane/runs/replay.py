@@ -137,9 +137,7 @@ def _run(
     keep = job.folder is not None
     minutes = _minutes_file(folder) if keep else None
     simulator = Simulator(topology, job.seed, sessions_log=keep, on_minute=minutes, rows=1 << 16)
-    sessions = (
-        SessionsFile(folder.text("sessions.csv"), topology, simulator.pools) if keep else None
-    )
+    sessions = SessionsFile(folder.binary("sessions.csv"), topology, simulator.pools) if keep else None
     recorder = Recorder(
         topology,
         folder.binary("capture.pcapng") if keep and job.capture else None,
