@@ -131,8 +131,8 @@ class PcapScanner:
 
 
 @kernel
-def put_record(out: Any, at: Any, time_ns: Any, lengths: Any, data: Any, offset: Any) -> Any:
-    """Write a record at `out[at:]`; the position after it. `lengths` is (captured, original)."""
+def put_record_header(out: Any, at: Any, time_ns: Any, lengths: Any) -> Any:
+    """Write a record's header at `out[at:]`; where its frame goes. `lengths` is (captured, original)."""
     captured, original = lengths
     time_ns = min(max(time_ns, 0), 4_294_967_295_999_999_999)
     seconds = time_ns // 1_000_000_000
@@ -140,8 +140,15 @@ def put_record(out: Any, at: Any, time_ns: Any, lengths: Any, data: Any, offset:
     store32_little(out, at + 4, time_ns - seconds * 1_000_000_000)
     store32_little(out, at + 8, captured)
     store32_little(out, at + 12, original)
-    copy_bytes(out, at + RECORD_HEADER, data, offset, captured)
-    return at + RECORD_HEADER + captured
+    return at + RECORD_HEADER
+
+
+@kernel
+def put_record(out: Any, at: Any, time_ns: Any, lengths: Any, data: Any, offset: Any) -> Any:
+    """Write a record at `out[at:]`; the position after it. `lengths` is (captured, original)."""
+    at = put_record_header(out, at, time_ns, lengths)
+    copy_bytes(out, at, data, offset, lengths[0])
+    return at + lengths[0]
 
 
 @kernel

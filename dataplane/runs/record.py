@@ -6,19 +6,29 @@ most three times, in the order in which it travels: where it came in, on the bac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataplane.capture.pcap import RECORD_HEADER, PcapWriter, put_record
-from dataplane.capture.pcapng_writer import PcapngWriter, packet_block_size, put_packet
+from dataplane.capture.little_endian import copy_bytes, store32_little
+from dataplane.capture.pcap import RECORD_HEADER, PcapWriter, put_record_header
+from dataplane.capture.pcapng_writer import (
+    PACKET_HEADER,
+    PcapngWriter,
+    begin_packet,
+    count_packet,
+    end_comment,
+    end_packet,
+    pad,
+)
 from dataplane.forwarding.encapsulate import OVERHEAD, encapsulate
 from dataplane.kernel import kernel
 from dataplane.packets.batch import INBOUND, OUTBOUND, TIME_UNREPRESENTABLE, PacketBatch
 from dataplane.packets.headers import LINK_ETHERNET
 from dataplane.records import RESET_TO_BACKEND, RESET_TO_CONSUMER, TO_CONSUMER, TO_SERVICE
+from dataplane.runs.text import decimals, letters, put_address, put_number, put_word
 from dataplane.topology.model import Topology
 from dataplane.verdict import Verdict
 
@@ -31,10 +41,15 @@ _BYPASSED = int(Verdict.BYPASSED)
 #: Where a packet's bytes are taken from.
 _AS_IT_CAME, _REWRITTEN, _ENCAPSULATED = 0, 1, 2
 
-_COMMENT_ROOM = 96
+#: More than a packet block takes beyond its frame: the backbone's headers, and the block's own parts with a comment.
+_BLOCK_ROOM = OVERHEAD + 192
+#: Written in one piece: small enough to stay in the second-level cache.
+_OUT_BYTES = 1 << 20
+
 _WRITTEN, _BUFFER_FULL, _NEW_INTERFACE, _OTHER_LINK_TYPE = 0, 1, 2, 3
 
-_ZERO = ord("0")
+_SESSION_FIRST, _SESSION_LAST, _NAT = (int.from_bytes(text, "little") for text in (b"sess", b"ion=", b" nat"))
+_EQUALS, _COLON = ord("="), ord(":")
 
 
 @kernel
@@ -65,16 +80,19 @@ def appearance(outcome: Any, place: Any, backbone: Any) -> Any:
 
 
 @kernel
-def take_bytes(source: Any, frame: Any, outcome: Any, buffers: Any, link_ids: Any) -> Any:
-    """Where the bytes of an appearance are: (buffer number, offset, captured, original, link type).
+def put_bytes(out: Any, at: Any, source: Any, frame: Any, outcome: Any, buffers: Any, link_ids: Any) -> Any:
+    """Write the bytes of an appearance at `out[at:]`; returns (captured, original) lengths.
 
-    `buffers` is (as it came, rewritten, scratch); the backbone's form is made in the scratch buffer.
+    `buffers` is (as it came, rewritten). There has to be room for OVERHEAD bytes more than the frame has.
     """
-    came, rewritten, scratch = buffers
+    came, rewritten = buffers
+    offset = np.int64(frame["offset"])
     captured = np.int64(frame["captured"])
     original = np.int64(frame["original"])
     if source != _ENCAPSULATED:
-        return source, frame["offset"], captured, original, np.int64(frame["link_type"])
+        data = came if source == _AS_IT_CAME else rewritten
+        copy_bytes(out, at, data, offset, captured)
+        return captured, original
     network = np.int64(outcome["network_header"])
     path = (
         np.int64(outcome["direction"]),
@@ -84,98 +102,86 @@ def take_bytes(source: Any, frame: Any, outcome: Any, buffers: Any, link_ids: An
     )
     consumer_form = rewritten if outcome["direction"] == TO_CONSUMER else came
     captured, original = encapsulate(
-        scratch, consumer_form, frame["offset"] + network, captured - network, original - network, path
+        out[at:], consumer_form, offset + network, captured - network, original - network, path
     )
-    return source, np.int64(0), captured, original, np.int64(LINK_ETHERNET)
+    return np.int64(captured), np.int64(original)
 
 
 @kernel
-def put_number(out: Any, at: Any, value: Any) -> Any:
-    """Write a number in decimal; the position after it."""
-    digits = 1
-    rest = value
-    while rest >= 10:
-        rest //= 10
-        digits += 1
-    for place in range(at + digits - 1, at - 1, -1):
-        out[place] = _ZERO + value % 10
-        value //= 10
-    return at + digits
+def link_type_of(source: Any, frame: Any) -> Any:
+    """The link type of an appearance: the backbone is Ethernet."""
+    return np.int64(LINK_ETHERNET) if source == _ENCAPSULATED else np.int64(frame["link_type"])
 
 
 @kernel
-def put_word(out: Any, at: Any, words: Any, which: Any) -> Any:
-    """Write a row of `words` (text padded with zeros); the position after it."""
-    for letter in words[which]:
-        if letter == 0:
-            break
-        out[at] = letter
-        at += 1
-    return at
+def put_comment(out: Any, at: Any, outcome: Any, at_provider: Any, texts: Any) -> Any:
+    """Write the comment of an appearance at `out[at:]`; the position after it. `texts` is (words, decimals).
 
-
-@kernel
-def put_comment(out: Any, words: Any, outcome: Any, at_provider: Any) -> Any:
-    """The comment of an appearance; its length.
-
-    Rows of `words`: the verdicts, then `session=`, ` nat=`, `verdict=`, ` idle_reset`.
+    Rows of the words: the verdicts, then `verdict=`, ` idle_reset`.
     """
-    labels = len(words) - 4
+    words, table = texts
     if outcome["verdict"] != _FORWARDED:
-        at = put_word(out, 0, words, labels + 2)
+        at = put_word(out, at, words, len(words) - 2)
         return put_word(out, at, words, np.int64(outcome["verdict"]))
-    at = put_word(out, 0, words, labels)
-    at = put_number(out, at, outcome["session"])
+    store32_little(out, at, _SESSION_FIRST)
+    store32_little(out, at + 4, _SESSION_LAST)
+    at = put_number(out, at + 8, outcome["session"], table)
     if at_provider:
-        at = put_word(out, at, words, labels + 1)
-        address = np.int64(outcome["nat_address"])
-        for shift in range(24, -8, -8):
-            at = put_number(out, at, (address >> shift) & 255)
-            out[at] = ord(".") if shift else ord(":")
-            at += 1
-        at = put_number(out, at, np.int64(outcome["nat_port"]))
+        store32_little(out, at, _NAT)
+        out[at + 4] = _EQUALS
+        at = put_address(out, at + 5, np.int64(outcome["nat_address"]), table)
+        out[at] = _COLON
+        at = put_number(out, at + 1, np.int64(outcome["nat_port"]), table)
     if outcome["direction"] == RESET_TO_CONSUMER or outcome["direction"] == RESET_TO_BACKEND:
-        at = put_word(out, at, words, labels + 3)
+        at = put_word(out, at, words, len(words) - 1)
     return at
 
 
 @kernel
 def write_points(job: Any, frames: Any, outcomes: Any, index: Any, place: Any, out: Any) -> Any:
-    """Write packet blocks from appearance `place` of packet `index` on, as far as `out` reaches.
+    """Write packet blocks from appearance `place` of packet `index` on, as far as they surely fit into `out`.
 
     Returns (status, index, place, bytes written); the status says what is needed to go on. `job` is (buffers, link ids,
-    words, interfaces, drops, backbone point): `interfaces` has rows (point, link type), `drops` counts per interface.
+    texts, interfaces, counts, backbone point): `interfaces` has rows (point, link type), `counts` is (what was written
+    by interface, what of it was dropped, the interface that was last used by place).
     """
-    buffers, link_ids, words, interfaces, drops, backbone = job
-    came, rewritten, scratch = buffers
-    comment = scratch[len(scratch) - _COMMENT_ROOM :]
+    buffers, link_ids, texts, interfaces, counts, backbone = job
+    tallies, drops, recent = counts
     used = 0
     while index < len(frames):
         frame = frames[index]
         outcome = outcomes[index]
         time_ns = outcome["time"] if frame["flags"] & TIME_UNREPRESENTABLE else frame["time_ns"]
+        room = np.int64(frame["captured"]) + _BLOCK_ROOM
+        goes_there = outcome["direction"] == TO_SERVICE or outcome["direction"] == RESET_TO_BACKEND
         while place < 3:
             point, source, direction = appearance(outcome, place, backbone)
             if point >= 0:
-                source, offset, captured, original, link_type = take_bytes(
-                    source, frame, outcome, buffers, link_ids
-                )
-                which = 0
-                while which < len(interfaces) and (
-                    interfaces[which, 0] != point or interfaces[which, 1] != link_type
+                link_type = link_type_of(source, frame)
+                which = recent[place]
+                if (
+                    which >= len(interfaces)
+                    or interfaces[which, 0] != point
+                    or interfaces[which, 1] != link_type
                 ):
-                    which += 1
-                if which == len(interfaces):
-                    return _NEW_INTERFACE, index, place, used
-                goes_there = outcome["direction"] == TO_SERVICE or outcome["direction"] == RESET_TO_BACKEND
-                at_provider = (place == 2) == goes_there and place != 1
-                length = put_comment(comment, words, outcome, at_provider)
-                if used + packet_block_size(captured, length) > len(out):
+                    which = 0
+                    while which < len(interfaces) and (
+                        interfaces[which, 0] != point or interfaces[which, 1] != link_type
+                    ):
+                        which += 1
+                    if which == len(interfaces):
+                        return _NEW_INTERFACE, index, place, used
+                    recent[place] = which
+                if used + room > len(out):
                     return _BUFFER_FULL, index, place, used
-                data = came if source == _AS_IT_CAME else (rewritten if source == _REWRITTEN else scratch)
-                used = put_packet(
-                    out, used, which, time_ns, data, offset, captured, original, direction, comment, length
-                )
+                begin = used
+                lengths = put_bytes(out, begin + PACKET_HEADER, source, frame, outcome, buffers, link_ids)
+                begin_packet(out, begin, which, time_ns, lengths)
+                comment = pad(out, begin, begin + PACKET_HEADER + lengths[0])
+                at_provider = (place == 2) == goes_there and place != 1
+                end = put_comment(out, comment + 4, outcome, at_provider, texts)
+                used = end_packet(out, begin, end_comment(out, comment, end), direction)
+                count_packet(tallies[which], max(time_ns, 0))
                 if outcome["verdict"] > _BYPASSED:
                     drops[which] += 1
             place += 1
@@ -193,7 +199,6 @@ def write_point(job: Any, frames: Any, outcomes: Any, index: Any, out: Any) -> A
     file's ends it with _OTHER_LINK_TYPE.
     """
     buffers, link_ids, wanted, backbone, file_link_type = job
-    came, rewritten, scratch = buffers
     used = count = 0
     link_type = file_link_type
     while index < len(frames):
@@ -203,18 +208,16 @@ def write_point(job: Any, frames: Any, outcomes: Any, index: Any, out: Any) -> A
         for place in range(3):
             point, source, _ = appearance(outcome, place, backbone)
             if point == wanted:
-                source, offset, captured, original, link_type = take_bytes(
-                    source, frame, outcome, buffers, link_ids
-                )
+                link_type = link_type_of(source, frame)
                 if file_link_type >= 0 and link_type != file_link_type:
                     return _OTHER_LINK_TYPE, index, count_before, used_before, (file_link_type, link_type)
                 file_link_type = link_type
-                if used + RECORD_HEADER + captured > len(out):
+                if used + RECORD_HEADER + np.int64(frame["captured"]) + OVERHEAD > len(out):
                     # The packet comes again, from its first appearance.
                     return _BUFFER_FULL, index, count_before, used_before, (file_link_type, link_type)
-                data = came if source == _AS_IT_CAME else (rewritten if source == _REWRITTEN else scratch)
+                lengths = put_bytes(out, used + RECORD_HEADER, source, frame, outcome, buffers, link_ids)
                 time_ns = outcome["time"] if frame["flags"] & TIME_UNREPRESENTABLE else frame["time_ns"]
-                used = put_record(out, used, time_ns, (captured, original), data, offset)
+                used = put_record_header(out, used, time_ns, lengths) + lengths[0]
                 count += 1
         index += 1
     return _WRITTEN, index, count, used, (file_link_type, link_type)
@@ -232,17 +235,17 @@ class Recorder:
         self._points = [network.name for network in topology.virtual_networks] + [BACKBONE]
         ids = topology.link_ids()
         self._link_ids = np.array([ids[e.name] for e in topology.private_endpoints] or [0], np.int64)
-        self._words = _letters([*(str(v) for v in Verdict), "session=", " nat=", "verdict=", " idle_reset"])
+        self._texts = (letters([*(str(v) for v in Verdict), "verdict=", " idle_reset"]), decimals())
         #: By point: why its pcap file could not be made.
         self.failures: dict[str, str] = {}
         self._writer = PcapngWriter(pcapng) if pcapng is not None else None
         self._interfaces = np.zeros((0, 2), np.int64)
         self._drops = np.zeros(0, np.int64)
+        self._recent = np.zeros(3, np.int64)
         self._pcaps = [
             (self._points.index(point), PcapWriter(file)) for point, file in (pcaps or {}).items()
         ]
-        self._out = np.empty(1 << 22, np.uint8)
-        self._scratch = np.empty(1 << 16, np.uint8)
+        self._out = np.empty(_OUT_BYTES, np.uint8)
 
     @property
     def active(self) -> bool:
@@ -265,12 +268,10 @@ class Recorder:
         """
         if not len(batch):
             return
-        largest = int(batch.frames["captured"].max()) + OVERHEAD
-        if len(self._scratch) < largest + _COMMENT_ROOM:
-            self._scratch = np.empty(2 * largest + _COMMENT_ROOM, np.uint8)
-        if len(self._out) < 2 * largest + 256:  # a packet may appear twice at one point
-            self._out = np.empty(4 * largest + 256, np.uint8)
-        buffers = (batch.data if came is None else came, batch.data, self._scratch)
+        largest = int(batch.frames["captured"].max()) + _BLOCK_ROOM
+        if len(self._out) < 2 * largest:  # a packet may appear twice at one point
+            self._out = np.empty(4 * largest, np.uint8)
+        buffers = (batch.data if came is None else came, batch.data)
         backbone = len(self._points) - 1
         for point, writer in self._pcaps:
             if self._points[point] in self.failures:
@@ -280,9 +281,10 @@ class Recorder:
             return
         index = place = 0
         while True:
-            job = (buffers, self._link_ids, self._words, self._interfaces, self._drops, np.int64(backbone))
+            counts = (self._writer.tallies, self._drops, self._recent)
+            job = (buffers, self._link_ids, self._texts, self._interfaces, counts, np.int64(backbone))
             status, index, place, used = write_points(job, batch.frames, outcomes, index, place, self._out)
-            self._writer.write_blocks(self._out[:used])
+            self._writer.write_counted(self._out[:used])
             if status == _WRITTEN:
                 return
             if status == _NEW_INTERFACE:
@@ -322,9 +324,3 @@ class Recorder:
             self._writer.close()
         for _, writer in self._pcaps:
             writer.close()
-
-
-def _letters(words: Sequence[str]) -> NDArray[np.uint8]:
-    """Words as rows of ASCII codes, padded with zeros."""
-    width = max(map(len, words)) + 1
-    return np.array([list(word.encode().ljust(width, b"\0")) for word in words], np.uint8)
