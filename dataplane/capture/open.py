@@ -1,7 +1,7 @@
 """Opening captures: format and compression told by content, packets in batches, memory bounded.
 
-The file is read into one buffer, a compiled scan finds the whole records in it and says where their frames
-lie; nothing is copied but the cut-off record at the buffer's end, which moves to its front.
+The file is read into two buffers in turn, a compiled scan finds the whole records in one and says where their frames
+lie; nothing is copied but the cut-off record at a buffer's end, which moves to the front of the other.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _ACCEPTED = "accepted are pcap and pcapng, plain or compressed with gzip or zstd
 class CaptureReader:
     """The packets of a capture, a batch at a time. Iterator and context manager; made by `open_capture`.
 
-    A batch's `data` and `frames` may be written to, and are valid until the next one is asked for: the memory
-    is used again. `copy()` keeps a batch. Frames are rewritten within their own bytes only, since the bytes
-    between them hold the rest of the file.
+    A batch's `data` and `frames` may be written to, and are valid until the next one is asked for (`data` until the
+    next but one): the memory is used again. `copy()` keeps a batch. Frames are rewritten within their own bytes and
+    the `spare` ones before them only, since the bytes between them hold the rest of the file.
     """
 
     #: What messages call the input: its path, or "standard input".
@@ -55,6 +55,7 @@ class CaptureReader:
         self._own = False
         self._stored = Stored(file, digest)
         self._buffer = np.empty(max(chunk_bytes, 64), np.uint8)
+        self._other = np.empty(0, np.uint8)
         self._frames = np.empty(0, FRAME)
         self._base = 0  # the buffer's first byte is this byte of the (uncompressed) capture
         self._stop = 0  # the buffer is filled up to here
@@ -140,10 +141,13 @@ class CaptureReader:
             self._stop += count
 
     def _refill(self) -> None:
-        """Move the cut-off record to the front and read as much as the buffer holds."""
+        """Read as much as a buffer holds, after the cut-off record; the buffer is that of the batch but one before."""
         scanner = self._scanner
         rest = self._stop - scanner.position
-        self._buffer[:rest] = self._buffer[scanner.position : self._stop]
+        if len(self._other) < len(self._buffer):
+            self._other = np.empty(len(self._buffer), np.uint8)
+        self._other[:rest] = self._buffer[scanner.position : self._stop]
+        self._buffer, self._other = self._other, self._buffer
         self._base += scanner.position
         scanner.position = 0
         self._stop = rest
@@ -162,7 +166,8 @@ class CaptureReader:
             count = scanner.scan(self._buffer, self._frames, self._stop)
             if count:
                 self.packets += count
-                return PacketBatch(self._buffer[: self._stop], self._frames[:count], self.interfaces)
+                data, frames = self._buffer[: self._stop], self._frames[:count]
+                return PacketBatch(data, frames, self.interfaces, spare=scanner.spare)
             if scanner.damage is not None or self._at_end:
                 self._finish()
             else:

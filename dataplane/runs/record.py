@@ -6,13 +6,14 @@ most three times, in the order in which it travels: where it came in, on the bac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataplane.capture.little_endian import copy_bytes, store32_little
+from dataplane.capture.overlap import WriteBehind
 from dataplane.capture.pcap import RECORD_HEADER, PcapWriter, put_record_header
 from dataplane.capture.pcapng_writer import (
     PACKET_HEADER,
@@ -23,23 +24,19 @@ from dataplane.capture.pcapng_writer import (
     end_packet,
     pad,
 )
-from dataplane.forwarding.encapsulate import OVERHEAD, encapsulate
+from dataplane.forwarding.encapsulate import OVERHEAD
 from dataplane.kernel import kernel
-from dataplane.packets.batch import INBOUND, OUTBOUND, TIME_UNREPRESENTABLE, PacketBatch
-from dataplane.packets.headers import LINK_ETHERNET
-from dataplane.records import RESET_TO_BACKEND, RESET_TO_CONSUMER, TO_CONSUMER, TO_SERVICE
-from dataplane.runs.text import decimals, letters, put_address, put_number, put_word
+from dataplane.packets.batch import TIME_UNREPRESENTABLE, PacketBatch
+from dataplane.records import OUTCOME, RESET_TO_BACKEND, TO_SERVICE
+from dataplane.runs.appearance import ENCAPSULATED, appearance, link_type_of, put_bytes, put_comment
+from dataplane.runs.text import decimals, letters
 from dataplane.topology.model import Topology
 from dataplane.verdict import Verdict
 
 #: The encapsulated hop between the networks, as a point.
 BACKBONE = "backbone"
 
-_FORWARDED = int(Verdict.FORWARDED)
 _BYPASSED = int(Verdict.BYPASSED)
-
-#: Where a packet's bytes are taken from.
-_AS_IT_CAME, _REWRITTEN, _ENCAPSULATED = 0, 1, 2
 
 #: More than a packet block takes beyond its frame: the backbone's headers, and the block's own parts with a comment.
 _BLOCK_ROOM = OVERHEAD + 192
@@ -47,94 +44,6 @@ _BLOCK_ROOM = OVERHEAD + 192
 _OUT_BYTES = 1 << 20
 
 _WRITTEN, _BUFFER_FULL, _NEW_INTERFACE, _OTHER_LINK_TYPE = 0, 1, 2, 3
-
-_SESSION_FIRST, _SESSION_LAST, _NAT = (int.from_bytes(text, "little") for text in (b"sess", b"ion=", b" nat"))
-_EQUALS, _COLON = ord("="), ord(":")
-
-
-@kernel
-def appearance(outcome: Any, place: Any, backbone: Any) -> Any:
-    """The `place`th appearance (0 to 2) of a packet: (point, where its bytes are, direction); point -1 for none."""
-    direction = outcome["direction"]
-    consumer = np.int64(outcome["consumer_point"])
-    provider = np.int64(outcome["provider_point"])
-    if outcome["verdict"] != _FORWARDED:
-        return (consumer if place == 0 else -1), _AS_IT_CAME, INBOUND
-    if place == 1:
-        return (-1 if direction == RESET_TO_BACKEND else backbone), _ENCAPSULATED, OUTBOUND
-    if direction == RESET_TO_CONSUMER or direction == RESET_TO_BACKEND:  # it was made here and came in nowhere
-        if place == 0:
-            return -1, _AS_IT_CAME, OUTBOUND
-        return (consumer if direction == RESET_TO_CONSUMER else provider), _AS_IT_CAME, OUTBOUND
-    if direction == TO_SERVICE:
-        if place == 0:
-            return consumer, _AS_IT_CAME, INBOUND
-        return provider, _REWRITTEN, OUTBOUND
-    if direction == TO_CONSUMER:
-        if place == 0:
-            return provider, _AS_IT_CAME, INBOUND
-        return consumer, _REWRITTEN, OUTBOUND
-    if place == 0:
-        return provider, _REWRITTEN, OUTBOUND
-    return consumer, _AS_IT_CAME, INBOUND
-
-
-@kernel
-def put_bytes(out: Any, at: Any, source: Any, frame: Any, outcome: Any, buffers: Any, link_ids: Any) -> Any:
-    """Write the bytes of an appearance at `out[at:]`; returns (captured, original) lengths.
-
-    `buffers` is (as it came, rewritten). There has to be room for OVERHEAD bytes more than the frame has.
-    """
-    came, rewritten = buffers
-    offset = np.int64(frame["offset"])
-    captured = np.int64(frame["captured"])
-    original = np.int64(frame["original"])
-    if source != _ENCAPSULATED:
-        data = came if source == _AS_IT_CAME else rewritten
-        copy_bytes(out, at, data, offset, captured)
-        return captured, original
-    network = np.int64(outcome["network_header"])
-    path = (
-        np.int64(outcome["direction"]),
-        np.int64(link_ids[outcome["endpoint"]]),
-        np.int64(outcome["consumer_point"]),
-        np.int64(outcome["provider_point"]),
-    )
-    consumer_form = rewritten if outcome["direction"] == TO_CONSUMER else came
-    captured, original = encapsulate(
-        out[at:], consumer_form, offset + network, captured - network, original - network, path
-    )
-    return np.int64(captured), np.int64(original)
-
-
-@kernel
-def link_type_of(source: Any, frame: Any) -> Any:
-    """The link type of an appearance: the backbone is Ethernet."""
-    return np.int64(LINK_ETHERNET) if source == _ENCAPSULATED else np.int64(frame["link_type"])
-
-
-@kernel
-def put_comment(out: Any, at: Any, outcome: Any, at_provider: Any, texts: Any) -> Any:
-    """Write the comment of an appearance at `out[at:]`; the position after it. `texts` is (words, decimals).
-
-    Rows of the words: the verdicts, then `verdict=`, ` idle_reset`.
-    """
-    words, table = texts
-    if outcome["verdict"] != _FORWARDED:
-        at = put_word(out, at, words, len(words) - 2)
-        return put_word(out, at, words, np.int64(outcome["verdict"]))
-    store32_little(out, at, _SESSION_FIRST)
-    store32_little(out, at + 4, _SESSION_LAST)
-    at = put_number(out, at + 8, outcome["session"], table)
-    if at_provider:
-        store32_little(out, at, _NAT)
-        out[at + 4] = _EQUALS
-        at = put_address(out, at + 5, np.int64(outcome["nat_address"]), table)
-        out[at] = _COLON
-        at = put_number(out, at + 1, np.int64(outcome["nat_port"]), table)
-    if outcome["direction"] == RESET_TO_CONSUMER or outcome["direction"] == RESET_TO_BACKEND:
-        at = put_word(out, at, words, len(words) - 1)
-    return at
 
 
 @kernel
@@ -223,14 +132,54 @@ def write_point(job: Any, frames: Any, outcomes: Any, index: Any, out: Any) -> A
     return _WRITTEN, index, count, used, (file_link_type, link_type)
 
 
+@kernel
+def head_records(job: Any, frames: Any, outcomes: Any) -> Any:
+    """Write record headers into the bytes between frames, if these are then the very records of one point.
+
+    So it is if every packet appears there once, with bytes of the same one of the two buffers, of the file's link type
+    and right after the packet before. Returns (the buffer's number or -1, link type); in -1's case some bytes between
+    frames have changed, and no frame. `job` is as for `write_point`.
+    """
+    buffers, _, wanted, backbone, file_link_type = job
+    alike = -1
+    end = frames[0]["offset"] - RECORD_HEADER
+    for index in range(len(frames)):
+        frame = frames[index]
+        outcome = outcomes[index]
+        found = -1
+        for place in range(3):
+            point, source, _ = appearance(outcome, place, backbone)
+            if point == wanted:
+                found = source if found < 0 else ENCAPSULATED  # twice is as bad
+        if index == 0:
+            alike = found
+            if file_link_type < 0:
+                file_link_type = np.int64(frame["link_type"])
+        if found < 0 or found == ENCAPSULATED or found != alike or frame["link_type"] != file_link_type:
+            return -1, file_link_type
+        if end < 0 or frame["offset"] != end + RECORD_HEADER:
+            return -1, file_link_type
+        time_ns = outcome["time"] if frame["flags"] & TIME_UNREPRESENTABLE else frame["time_ns"]
+        captured = np.int64(frame["captured"])
+        put_record_header(buffers[found], end, time_ns, (captured, np.int64(frame["original"])))
+        end += RECORD_HEADER + captured
+    return alike, file_link_type
+
+
 class Recorder:
     """Writes what was seen where, batch by batch: all points into one pcapng file, single points into pcap files.
 
-    `pcapng` and the values of `pcaps` (by point) are binary files that the caller closes after `close`.
+    `pcapng` and the values of `pcaps` (by point) are binary files that the caller closes after `close`. With `behind`,
+    the last piece of a batch may still be on its way to its file when `record` is done.
     """
 
     def __init__(
-        self, topology: Topology, pcapng: BinaryIO | None, pcaps: Mapping[str, BinaryIO] | None = None
+        self,
+        topology: Topology,
+        pcapng: BinaryIO | None,
+        pcaps: Mapping[str, BinaryIO] | None = None,
+        *,
+        behind: bool = False,
     ) -> None:
         self._points = [network.name for network in topology.virtual_networks] + [BACKBONE]
         ids = topology.link_ids()
@@ -245,15 +194,38 @@ class Recorder:
         self._pcaps = [
             (self._points.index(point), PcapWriter(file)) for point, file in (pcaps or {}).items()
         ]
-        self._out = np.empty(_OUT_BYTES, np.uint8)
+        self._behind = WriteBehind(behind)
+        # Of each kind of memory two: one may be on its way to a file while the other is filled.
+        self._outs = [np.empty(_OUT_BYTES, np.uint8), np.empty(_OUT_BYTES, np.uint8)]
+        self._originals = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
+        self._outcomes = np.empty(0, OUTCOME)
+        self._pieces = 0  # that were given to the system
 
     @property
     def active(self) -> bool:
         """Whether anything is written at all."""
         return self._writer is not None or bool(self._pcaps)
 
-    def wants_original(self, frames: NDArray[Any]) -> bool:
-        """Whether `record` will need these packets as they came: for a point where they came in, and the backbone."""
+    def prepare(self, batch: PacketBatch) -> tuple[NDArray[np.uint8] | None, NDArray[Any]]:
+        """What `record` will want of a batch that is about to be sent: its bytes as they came, and room for outcomes.
+
+        The bytes are left out (None) if none are wanted as they came. Both are valid until the next call.
+        """
+        if len(self._outcomes) < len(batch):
+            self._outcomes = np.empty(len(batch), OUTCOME)
+        outcomes = self._outcomes[: len(batch)]
+        if not self._wants_original(batch.frames):
+            return None, outcomes
+        size = len(batch.data)
+        if len(self._originals[0]) < size:
+            self._originals[0] = np.empty(size, np.uint8)
+        came = self._originals[0][:size]
+        self._originals.reverse()
+        np.copyto(came, batch.data)
+        return came, outcomes
+
+    def _wants_original(self, frames: NDArray[Any]) -> bool:
+        """Whether packets are wanted as they came: for a point where they came in, and the backbone."""
         points = {point for point, _ in self._pcaps}
         return (
             self._writer is not None
@@ -264,48 +236,77 @@ class Recorder:
     def record(self, came: NDArray[np.uint8] | None, batch: PacketBatch, outcomes: NDArray[Any]) -> None:
         """Write a batch: the bytes as they came, the batch as it was rewritten in place, and its OUTCOME rows.
 
-        `came` may be left out where `wants_original` said so.
+        `came` may be left out where `prepare` did.
         """
         if not len(batch):
+            self._behind.wait()
             return
         largest = int(batch.frames["captured"].max()) + _BLOCK_ROOM
-        if len(self._out) < 2 * largest:  # a packet may appear twice at one point
-            self._out = np.empty(4 * largest, np.uint8)
+        for number, out in enumerate(self._outs):
+            if len(out) < 2 * largest:  # a packet may appear twice at one point
+                self._outs[number] = np.empty(4 * largest, np.uint8)
         buffers = (batch.data if came is None else came, batch.data)
-        backbone = len(self._points) - 1
+        pieces = self._pieces
         for point, writer in self._pcaps:
-            if self._points[point] in self.failures:
-                continue
-            self._write_pcap(point, writer, buffers, batch.frames, outcomes)
-        if self._writer is None:
-            return
-        index = place = 0
-        while True:
-            counts = (self._writer.tallies, self._drops, self._recent)
-            job = (buffers, self._link_ids, self._texts, self._interfaces, counts, np.int64(backbone))
-            status, index, place, used = write_points(job, batch.frames, outcomes, index, place, self._out)
-            self._writer.write_counted(self._out[:used])
-            if status == _WRITTEN:
-                return
-            if status == _NEW_INTERFACE:
-                self._add_interface(batch.frames[index], outcomes[index], int(place), backbone)
+            if self._points[point] not in self.failures:
+                self._write_pcap(point, writer, buffers, batch, outcomes)
+        if self._writer is not None:
+            self._write_pcapng(self._writer, buffers, batch.frames, outcomes)
+        if self._pieces == pieces:
+            self._behind.wait()  # what is under way may be of an older batch, whose memory is about to be used again
 
-    def _add_interface(self, frame: Any, outcome: Any, place: int, backbone: int) -> None:
-        assert self._writer is not None
-        point, source, _ = appearance(outcome, place, backbone)
-        link_type = LINK_ETHERNET if source == _ENCAPSULATED else int(frame["link_type"])
-        self._writer.add_interface(self._points[int(point)], link_type)
-        self._interfaces = np.vstack([self._interfaces, np.array([[point, link_type]], np.int64)])
-        self._drops = np.append(self._drops, 0)
+    def _write(self, write: Callable[[NDArray[np.uint8]], None], piece: NDArray[np.uint8]) -> None:
+        self._pieces += 1
+        self._behind.write(write, piece)
+
+    def _write_pcapng(
+        self, writer: PcapngWriter, buffers: Any, frames: NDArray[Any], outcomes: NDArray[Any]
+    ) -> None:
+        index = place = 0
+        backbone = np.int64(len(self._points) - 1)
+        status = _BUFFER_FULL
+        while status != _WRITTEN:
+            out = self._outs[0]
+            self._outs.reverse()
+            counts = (writer.tallies, self._drops, self._recent)
+            job = (buffers, self._link_ids, self._texts, self._interfaces, counts, backbone)
+            status, index, place, used = write_points(job, frames, outcomes, index, place, out)
+            self._write(writer.write_counted, out[:used])
+            if status == _NEW_INTERFACE:
+                self._behind.wait()
+                point, source, _ = appearance(outcomes[index], int(place), int(backbone))
+                link_type = int(link_type_of(source, frames[index]))
+                writer.add_interface(self._points[int(point)], link_type)
+                self._interfaces = np.vstack([self._interfaces, np.array([[point, link_type]], np.int64)])
+                self._drops = np.append(self._drops, 0)
 
     def _write_pcap(
-        self, point: int, writer: PcapWriter, buffers: Any, frames: NDArray[Any], outcomes: NDArray[Any]
+        self, point: int, writer: PcapWriter, buffers: Any, batch: PacketBatch, outcomes: NDArray[Any]
     ) -> None:
+        frames = batch.frames
+        backbone = np.int64(len(self._points) - 1)
+
+        def job() -> Any:
+            link_type = -1 if writer.link_type is None else writer.link_type
+            return buffers, self._link_ids, np.int64(point), backbone, np.int64(link_type)
+
+        def write(records: NDArray[np.uint8], packets: int, link_type: int) -> None:
+            if writer.link_type is None:
+                writer.start(link_type)
+            self._write(partial(writer.write_records, packets=packets), records)
+
+        if batch.spare == RECORD_HEADER:
+            which, link_type = head_records(job(), frames, outcomes)
+            if which >= 0:
+                begin = int(frames["offset"][0]) - RECORD_HEADER
+                end = int(frames["offset"][-1]) + int(frames["captured"][-1])
+                write(buffers[which][begin:end], len(frames), int(link_type))
+                return
         index = 0
         while index < len(frames):
-            link_type = -1 if writer.link_type is None else writer.link_type
-            job = (buffers, self._link_ids, np.int64(point), np.int64(len(self._points) - 1), np.int64(link_type))
-            status, index, count, used, links = write_point(job, frames, outcomes, index, self._out)
+            out = self._outs[0]
+            self._outs.reverse()
+            status, index, count, used, links = write_point(job(), frames, outcomes, index, out)
             if status == _OTHER_LINK_TYPE:
                 self.failures[self._points[point]] = (
                     f"--pcap {self._points[point]}=…: not written: a classic pcap has one link type, and packets of "
@@ -314,10 +315,11 @@ class Recorder:
                 )
                 return
             if count:
-                writer.write_records(self._out[:used], int(count), int(links[0]))
+                write(out[:used], int(count), int(links[0]))
 
     def close(self) -> None:
         """Complete the files: interface statistics, headers of files with no packet."""
+        self._behind.close()
         if self._writer is not None:
             for number, dropped in enumerate(self._drops):
                 self._writer.set_dropped(number, int(dropped))

@@ -16,10 +16,10 @@ import numpy as np
 
 from dataplane.capture import CaptureReader
 from dataplane.capture.merge import merge
+from dataplane.capture.overlap import cores
 from dataplane.metrics.series import MetricRow
 from dataplane.packets.batch import PacketBatch
 from dataplane.packets.headers import KNOWN_LINK_TYPES
-from dataplane.records import OUTCOME
 from dataplane.runs.folder import FILES, RunError, RunFolder, manifest
 from dataplane.runs.infer import CONSUMER, PROVIDER, infer_topology
 from dataplane.runs.record import BACKBONE, Recorder
@@ -142,6 +142,7 @@ def _run(
         topology,
         folder.binary("capture.pcapng") if keep and job.capture else None,
         {point: folder.files.binary(path) for point, path in job.pcaps.items()},
+        behind=cores() > 1,
     )
     size = None
     if all(reader.size is not None for reader, _ in captures):
@@ -190,8 +191,7 @@ def send_and_record(simulator: Simulator, batch: PacketBatch, recorder: Recorder
         simulator.feed(batch)
         simulator.take_reset_packets()
         return
-    came = batch.data.copy() if recorder.wants_original(batch.frames) else None
-    outcomes = np.zeros(len(batch), OUTCOME)
+    came, outcomes = recorder.prepare(batch)
     before = simulator.clock["received"]
     simulator.feed(batch, outcomes)
     resets, told, received = simulator.take_reset_packets()
