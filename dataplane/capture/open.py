@@ -17,14 +17,18 @@ import numpy as np
 
 from dataplane.capture import pcap, pcapng
 from dataplane.capture.errors import CaptureError, CaptureWarning
+from dataplane.capture.overlap import ReadAhead
 from dataplane.capture.pcap import PcapScanner
 from dataplane.capture.pcapng import PcapngScanner
 from dataplane.capture.place import place
-from dataplane.capture.streams import Stored, StreamDamage, decompressed
+from dataplane.capture.streams import Stored, Stream, StreamDamage, decompressed
 from dataplane.packets.batch import FRAME, Interface, PacketBatch
 
 #: Packets of one batch at most.
 BATCH_PACKETS = 1 << 16
+
+#: A file of at most so many bytes is read without a thread: starting one takes about as long.
+_WORTH_A_THREAD = 4 << 20
 
 _ACCEPTED = "accepted are pcap and pcapng, plain or compressed with gzip or zstd"
 
@@ -46,7 +50,9 @@ class CaptureReader:
     #: What broke, with packet number, byte offset (uncompressed), value and rule; None for a sound capture.
     damage: str | None
 
-    def __init__(self, file: BinaryIO, name: str, size: int | None, chunk_bytes: int, digest: bool) -> None:
+    def __init__(
+        self, file: BinaryIO, name: str, size: int | None, chunk_bytes: int, digest: bool, ahead: bool = False
+    ) -> None:
         self.name = name
         self.size = size
         self.packets = 0
@@ -63,10 +69,14 @@ class CaptureReader:
         self._broken: str | None = None
         self._ended = False
         try:
+            self._stream: Stream
             self._stream, self._compression = decompressed(self._stored)
         except StreamDamage as error:
             raise CaptureError(f"{name}: {error}") from error
         self._scanner = self._recognise()
+        # Only digests and decompression are worth a thread.
+        self._ahead: ReadAhead | None = None
+        self._may_read_ahead = ahead and (size or 0) > _WORTH_A_THREAD and (digest or self._compression != "")
 
     def _recognise(self) -> PcapScanner | PcapngScanner:
         """The scanner for what the first bytes say; `CaptureError` if they say nothing known."""
@@ -116,13 +126,13 @@ class CaptureReader:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes read of the input as it is stored (compressed, if it is)."""
+        """Bytes read of the input as it is stored (compressed, if it is), those read ahead included."""
         return self._stored.count
 
     @property
     def sha256(self) -> str | None:
         """SHA-256 (hex) of the input as it is stored; None before the end, or without `digest=True`."""
-        return self._stored.hexdigest()
+        return self._stored.hexdigest() if self._ahead is None else None
 
     def _fill(self, wanted: int) -> None:
         """Read until the buffer, which grows if it must, holds `wanted` bytes or the input ends."""
@@ -160,6 +170,8 @@ class CaptureReader:
         """The next batch, of at least one packet."""
         if len(self._frames) == 0 and not self._ended:
             self._frames = np.empty(BATCH_PACKETS, FRAME)
+            if self._may_read_ahead and not self._at_end:
+                self._stream = self._ahead = ReadAhead(self._stream)
             self._fill(len(self._buffer))
         scanner = self._scanner
         while not self._ended:
@@ -185,12 +197,19 @@ class CaptureReader:
             if self._compression:
                 where += " (uncompressed)"
             self.damage = f"{self.name}: {where}: {text}"
+        self._stop_reading_ahead()
         if self._stored.digesting:
             self._stored.drain()
+
+    def _stop_reading_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
 
     def close(self) -> None:
         """Stop reading; closes the file if it was opened here. Batches stay as they are."""
         self._ended = True
+        self._stop_reading_ahead()
         if self._own:
             self._file.close()
 
@@ -204,13 +223,14 @@ class CaptureReader:
 
 
 def open_capture(
-    source: str | Path | BinaryIO, *, chunk_bytes: int = 8 << 20, digest: bool = False
+    source: str | Path | BinaryIO, *, chunk_bytes: int = 8 << 20, digest: bool = False, ahead: bool = False
 ) -> CaptureReader:
     """Open a pcap or pcapng, plain or compressed with gzip or zstd, for reading in batches.
 
     `source` is a path, "-" for standard input, or a binary file. `chunk_bytes` is the size of the buffer;
     a record that does not fit makes it grow (to 128 MiB at most, larger records are damage). With `digest`
-    the input's SHA-256 is computed on the way. Raises `CaptureError`, one line that names the file, for what
+    the input's SHA-256 is computed on the way, and with `ahead` a file's digest and decompression are done in a thread
+    of their own, some MiB ahead. Raises `CaptureError`, one line that names the file, for what
     is missing, unreadable, empty or of no known format. Later faults end the iteration and set `damage`.
     """
     if not isinstance(source, (str, Path)):
@@ -226,7 +246,7 @@ def open_capture(
     try:
         status = os.fstat(file.fileno())
         size = status.st_size if os.path.isfile(file.fileno()) else None
-        reader = CaptureReader(file, str(source), size, chunk_bytes, digest)
+        reader = CaptureReader(file, str(source), size, chunk_bytes, digest, ahead)
     except BaseException:
         file.close()
         raise
