@@ -223,7 +223,7 @@ class CaptureReader:
 
 
 def open_capture(
-    source: str | Path | BinaryIO, *, chunk_bytes: int = 8 << 20, digest: bool = False, ahead: bool = False
+    source: str | Path | BinaryIO, *, chunk_bytes: int = 4 << 20, digest: bool = False, ahead: bool = False
 ) -> CaptureReader:
     """Open a pcap or pcapng, plain or compressed with gzip or zstd, for reading in batches.
 
