@@ -24,6 +24,9 @@ _FORWARDED = int(Verdict.FORWARDED)
 #: Where a packet's bytes are taken from.
 AS_IT_CAME, REWRITTEN, ENCAPSULATED = 0, 1, 2
 
+#: No transport header has a checksum further on.
+_TCP_HEADER = 20
+
 _SESSION_FIRST, _SESSION_LAST, _NAT = (int.from_bytes(text, "little") for text in (b"sess", b"ion=", b" nat"))
 _EQUALS, _COLON = ord("="), ord(":")
 
@@ -77,10 +80,14 @@ def put_bytes(out: Any, at: Any, source: Any, frame: Any, outcome: Any, buffers:
         np.int64(outcome["provider_point"]),
     )
     consumer_form = rewritten if outcome["direction"] == TO_CONSUMER else came
-    captured, original = encapsulate(
-        out[at:], consumer_form, offset + network, captured - network, original - network, path
-    )
-    return np.int64(captured), np.int64(original)
+    # Headers go through `encapsulate`, octet by octet; what follows them is the same there, and copied in one piece.
+    begin = offset + network
+    captured -= network
+    headers = min(captured, ((np.int64(consumer_form[begin]) & 15) << 2) + _TCP_HEADER)
+    done, total = encapsulate(out[at:], consumer_form, begin, headers, original - network, path)
+    rest = min(captured - headers, total - done)
+    copy_bytes(out, at + done, consumer_form, begin + headers, rest)
+    return np.int64(done) + rest, np.int64(total)
 
 
 @kernel
