@@ -62,7 +62,8 @@ class WholeFiles:
             raise RunError(f"{given}: another run is writing it") from None
         except OSError as error:
             raise RunError(f"{given}: cannot be written: {error.strerror}") from error
-        os.ftruncate(handle, 0)
+        if os.fstat(handle).st_size:  # ext4 would send an emptied file, even an empty one, to the disk at its close
+            os.ftruncate(handle, 0)
         self._open[path] = file
         return file  # type: ignore[no-any-return]
 

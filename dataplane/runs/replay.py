@@ -16,12 +16,12 @@ import numpy as np
 
 from dataplane.capture import CaptureReader
 from dataplane.capture.merge import merge
+from dataplane.capture.overlap import cores
 from dataplane.metrics.conditions import Condition, held_conditions
 from dataplane.metrics.figures import figures
 from dataplane.metrics.series import MetricRow
 from dataplane.packets.batch import PacketBatch
 from dataplane.packets.headers import KNOWN_LINK_TYPES
-from dataplane.records import OUTCOME
 from dataplane.runs.folder import FILES, RunError, RunFolder, manifest
 from dataplane.runs.infer import CONSUMER, PROVIDER, infer_topology
 from dataplane.runs.record import BACKBONE, Recorder
@@ -174,13 +174,12 @@ def _run(
     simulator = Simulator(
         topology, job.seed, sessions_log=keep, on_minute=minutes, workers=crew or 1, rows=1 << 16
     )
-    sessions = (
-        SessionsFile(folder.text("sessions.csv"), topology, simulator.pools) if keep else None
-    )
+    sessions = SessionsFile(folder.binary("sessions.csv"), topology, simulator.pools) if keep else None
     recorder = Recorder(
         topology,
         folder.binary("capture.pcapng") if keep and job.capture else None,
         {point: folder.files.binary(path) for point, path in job.pcaps.items()},
+        behind=cores() > 1,
     )
     size = None
     if all(reader.size is not None for reader, _ in captures):
@@ -236,8 +235,7 @@ def send_and_record(simulator: Simulator, batch: PacketBatch, recorder: Recorder
         simulator.feed(batch)
         simulator.take_reset_packets()
         return
-    came = batch.data.copy() if recorder.wants_original(batch.frames) else None
-    outcomes = np.zeros(len(batch), OUTCOME)
+    came, outcomes = recorder.prepare(batch)
     before = simulator.clock["received"]
     simulator.feed(batch, outcomes)
     resets, told, received = simulator.take_reset_packets()
