@@ -18,6 +18,7 @@ import click
 
 _COMMANDS = {
     "replay": "Send captures through the Private Link service.",
+    "report": "Make one offline HTML page of a run.",
     "topology": "Check, show and infer topologies.",
     "warmup": "Compile the kernels for this processor, once.",
 }

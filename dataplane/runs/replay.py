@@ -34,7 +34,8 @@ INFERRED_NETWORKS = (CONSUMER, PROVIDER)
 #: A forward jump that is worth a word: a month between two packets.
 _LONG_JUMP_NS = 30 * 86_400 * 1_000_000_000
 
-_MEANINGS = {0: "done", 3: "an input was damaged", 4: "an output could not be made", 130: "interrupted"}
+#: What `manifest.json` says of an exit code.
+MEANINGS = {0: "done", 3: "an input was damaged", 4: "an output could not be made", 130: "interrupted"}
 
 #: (bytes read, bytes in all or None), after every batch.
 Progress = Callable[[int, int | None], None]
@@ -181,8 +182,10 @@ def _run(
             {"path": source.name, "sha256": reader.sha256, "packets": reader.packets, "damage": reader.damage}
             for reader, source in captures
         ]
-        meaning = _MEANINGS[result.exit_code]
-        folder.write_json("manifest.json", manifest(job.command, inputs, job.seed, result.exit_code, meaning))
+        code, clock = result.exit_code, simulator.clock
+        first_packet_ns = int(clock["origin"]) if clock["started"] else None
+        told = manifest(job.command, inputs, job.seed, code, MEANINGS[code], first_packet_ns)
+        folder.write_json("manifest.json", told)
     return result
 
 
