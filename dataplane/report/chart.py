@@ -59,10 +59,11 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Series:
-    """Named figures of a chart, one per interval or label; None where there is none."""
+    """Named figures of a chart, one per interval or label; None where there is none. `dashed` is drawn lighter."""
 
     name: str
     values: Sequence[float | None]
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,19 +113,19 @@ class Steps(Chart):
     marks: Sequence[Mark] = ()
 
     def table(self) -> tuple[list[str], Iterator[list[Any]]]:
-        """A row per interval in which there is any figure."""
-        columns = [series.values for series in self.series]
-        rows = zip(self.intervals.times(), *columns, strict=True)
+        """A row per interval in which there is any figure; of counts, any but 0."""
+        rows = zip(self.intervals.times(), *(series.values for series in self.series), strict=True)
+        nothing = {None, 0} if self.top is None else {None}
         return (
             ["From (UTC)", *(f"{series.name}, {self.unit}" for series in self.series)],
-            (list(row) for row in rows if any(row[1:])) if self.stacked else map(list, rows),
+            (list(row) for row in rows if not nothing.issuperset(row[1:])),
         )
 
     def figures(self) -> dict[str, Any]:
         """Intervals and series."""
         return {
             **_intervals(self.intervals),
-            "series": [{"name": series.name, "values": list(series.values)} for series in self.series],
+            "series": [_series(series) for series in self.series],
             "stacked": self.stacked,
             "top": self.top,
             "marks": [{"time": _milliseconds(mark.time_ns), "text": mark.text} for mark in self.marks],
@@ -149,7 +150,7 @@ class Bars(Chart):
         """Names and series."""
         return {
             "labels": list(self.labels),
-            "series": [{"name": series.name, "values": list(series.values)} for series in self.series],
+            "series": [_series(series) for series in self.series],
         }
 
 
@@ -186,6 +187,10 @@ class HeatMap(Chart):
             "values": self.values.tolist(),
             "top": self.top,
         }
+
+
+def _series(series: Series) -> dict[str, Any]:
+    return {"name": series.name, "values": list(series.values), "dashed": series.dashed}
 
 
 def _intervals(intervals: Intervals) -> dict[str, Any]:

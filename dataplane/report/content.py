@@ -12,6 +12,7 @@ from dataplane.report import metrics as m
 from dataplane.report.chart import MINUTE, SECOND, Bars, Chart, HeatMap, Intervals, Mark, Series, Steps, time_text
 from dataplane.report.run import NatIp, Run
 from dataplane.report.sessions import SessionFigures, port_bands, read_sessions
+from dataplane.runs.folder import RunError
 
 #: Charts of one kind, and series in one chart, before the rest is summed up.
 MOST_CHARTS = 6
@@ -20,6 +21,8 @@ MOST_BARS = 15
 
 _SESSION_INTERVALS = 240
 _HEAT_INTERVALS = 96
+#: Percent in use of a band of ports, below which there is nothing to see.
+_LEAST_HEAT = 0.001
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ def content(run: Run) -> list[Section]:
             end,
         )
         read_sessions(run.sessions, sessions)
+        if sessions.count != run.sessions_created:
+            raise RunError(
+                f"{run.sessions}: has {sessions.count:,} sessions, summary.json {run.sessions_created:,}; replay again"
+            )
     return [
         _availability(run, figures, marks),
         _sessions(run, sessions, marks),
@@ -91,7 +98,8 @@ def _availability(run: Run, figures: m.Metrics, marks: list[Mark]) -> Section:
             "of the others."
         )
     for number, nat_ip in enumerate(known[:MOST_CHARTS], 1):
-        own = marks if run.exhaustion and run.exhaustion.nat_ip == nat_ip.address else []
+        first = run.exhaustion
+        own = marks if first and (first.service, first.nat_ip) == (nat_ip.service, nat_ip.address) else []
         section.charts.append(
             _availability_chart(number, nat_ip, rows[nat_ip.service, nat_ip.address], figures.intervals, own)
         )
@@ -108,9 +116,8 @@ def _availability_chart(
         f"The lowest that a pool of NAT IP {nat_ip.address} had was {percent(lowest)} of its ports free, in the minute "
         f"{minute} UTC; the average of that minute was {percent(rows.average[row])}."
     )
-    each = "" if intervals.width == MINUTE else f" in {intervals.words}"
     note = "Where a line is broken, nothing happened and the value is not known from metrics.csv."
-    if each:
+    if intervals.width != MINUTE:
         note = f"Of each {intervals.words}, the lowest minimum and the lowest one-minute average. {note}"
     return Steps(
         f"availability-{number}",
@@ -119,8 +126,10 @@ def _availability_chart(
         "%",
         note,
         intervals,
-        [Series(f"lowest one-minute average{each}" if each else "one-minute average", averages),
-         Series(f"minimum{each}", minima)],
+        [
+            Series("one-minute average" if intervals.width == MINUTE else "lowest one-minute average", averages, True),
+            Series("minimum", minima),
+        ],
         top=100,
         marks=marks,
     )
@@ -138,10 +147,18 @@ def _ports(run: Run, sessions: SessionFigures | None, marks: list[Mark]) -> Sect
         "From sessions.csv: a session holds its port from its first packet to its end. Ports that are held after that "
         "(port_hold) are not counted here."
     )
+    if run.begin_ns is None:
+        section.words.append(
+            "The run's manifest.json does not say when the run begins, so it is taken to last from the first to the "
+            "last whole minute of metrics.csv, and sessions that are still open count to the end of it."
+        )
     section.charts.extend([_live(sessions, marks), _port_seconds(run, sessions)])
-    section.charts.extend(_heat(number, nat_ip, sessions) for number, nat_ip in enumerate(sessions.heat_of))
+    heat = sessions.heat
+    for number, nat_ip in enumerate(sessions.heat_of):
+        if heat[number].max() >= _LEAST_HEAT:
+            section.charts.append(_heat(number, nat_ip, heat[number], sessions.heat_intervals))
     alike = [row for row, nat_ip in enumerate(sessions.bands_of) if nat_ip.ports == sessions.bands_of[0].ports]
-    if len(alike) > 1:
+    if len(alike) > 1 and sessions.bands[alike].max() >= _LEAST_HEAT:
         section.charts.append(_bands(alike, sessions))
     return section
 
@@ -158,11 +175,16 @@ def _live(sessions: SessionFigures, marks: list[Mark]) -> Steps:
     if (rest > 1e-6).any():
         series.append(Series("all others", _round(rest, 3)))
     width = sessions.intervals.width
+    summary = f"At no time was there a live session for a good part of the {each}."
+    if total[peak] >= 0.05:
+        summary = (
+            f"Most were live in the {each} from {time_text(sessions.intervals.start + peak * width, width)} UTC on: "
+            f"{round(float(total[peak]), 1):,.10g} on average."
+        )
     return Steps(
         "live",
         "Live sessions, each with one NAT port, by endpoint",
-        f"Most were live in the {each} from {time_text(sessions.intervals.start + peak * width, width)} UTC on: "
-        f"{total[peak]:,.1f} on average.",
+        summary,
         "sessions",
         f"Average over each {each}.",
         sessions.intervals,
@@ -198,17 +220,16 @@ def _port_seconds(run: Run, sessions: SessionFigures) -> Bars:
     )
 
 
-def _heat(number: int, nat_ip: NatIp, sessions: SessionFigures) -> HeatMap:
+def _heat(number: int, nat_ip: NatIp, heat: NDArray[np.float64], intervals: Intervals) -> HeatMap:
     bands = port_bands(nat_ip.ports)
-    values = np.round(sessions.heat[number][: len(bands)], 2)
+    values = np.round(heat[: len(bands)], 3)
     band, column = np.unravel_index(int(values.argmax()), values.shape)
-    intervals = sessions.heat_intervals
     start = time_text(intervals.start + int(column) * intervals.width, intervals.width)
     return HeatMap(
         f"heat-{number + 1}",
         f"Port space of {nat_ip.name}",
-        f"Busiest were ports {_band(bands[band])} in the {intervals.words} from {start} UTC on: "
-        f"{percent(float(values[band, column]))} of them in use.",
+        f"Busiest: {_ports_words(bands[band])} in the {intervals.words} from {start} UTC on: "
+        f"{percent(float(values[band, column]))} in use.",
         "%",
         f"How much of each band of ports was in use in each {intervals.words}, on average over the "
         f"{nat_ip.pools} pool{'s' if nat_ip.pools != 1 else ''} of the NAT IP (one per protocol and backend).",
@@ -223,12 +244,12 @@ def _heat(number: int, nat_ip: NatIp, sessions: SessionFigures) -> HeatMap:
 def _bands(rows: list[int], sessions: SessionFigures) -> HeatMap:
     nat_ips = [sessions.bands_of[row] for row in rows]
     bands = port_bands(nat_ips[0].ports)
-    values = np.round(sessions.bands[rows][:, : len(bands)], 2)
+    values = np.round(sessions.bands[rows][:, : len(bands)], 3)
     row, band = np.unravel_index(int(values.argmax()), values.shape)
     return HeatMap(
         "bands",
         "Port space by NAT IP, over the whole run",
-        f"Busiest were ports {_band(bands[band])} of {nat_ips[row].name}: {percent(float(values[row, band]))} in use "
+        f"Busiest: {_ports_words(bands[band])} of {nat_ips[row].name}: {percent(float(values[row, band]))} in use "
         "on average.",
         "%",
         "The NAT IPs with most ports in use at a time that have the same port range.",
@@ -247,7 +268,7 @@ def _sessions(run: Run, sessions: SessionFigures | None, marks: list[Mark]) -> S
     section = Section("sessions", "Sessions and failures")
     ended = ", ".join(f"{count:,} {how}" for how, count in run.sessions_ended.items() if count) or "none"
     section.words.append(
-        f"{run.sessions_created:,} sessions were opened; {run.sessions_active:,} were open at the end. Ended: {ended}."
+        f"Sessions opened: {run.sessions_created:,}; still open at the end: {run.sessions_active:,}; ended: {ended}."
     )
     if sessions is None:
         section.words.append("The run has no sessions.csv, so it cannot be told when they opened and ended.")
@@ -271,8 +292,8 @@ def _sessions(run: Run, sessions: SessionFigures | None, marks: list[Mark]) -> S
         section.words.append("No session failed for want of a NAT port.")
         return section
     section.words.append(
-        f"{run.failures:,} times a session found no NAT port. The run's files have only totals of failures, so there "
-        "is no chart of them over time; the first is marked in the charts above and below."
+        f"Times that a session found no NAT port: {run.failures:,}. The run's files have totals of failures, not their "
+        "times, so there is no chart of them over time; the first of them is marked in the charts."
     )
     failed = sorted((nat_ip for nat_ip in run.nat_ips if nat_ip.failures), key=lambda nat_ip: -nat_ip.failures)
     section.charts.append(
@@ -282,7 +303,7 @@ def _sessions(run: Run, sessions: SessionFigures | None, marks: list[Mark]) -> S
             "failures",
             [(nat_ip.name, nat_ip.failures) for nat_ip in failed],
             f"{failed[0].name} refused most: {failed[0].failures:,} of {run.failures:,}.",
-            "In the whole run. A session that another NAT IP took after all counts as a failure of the first one.",
+            "In the whole run, each counted once, at the NAT IP that the session would have used first.",
         )
     )
     return section
@@ -386,11 +407,15 @@ def _bars(
 
 def percent(value: float) -> str:
     """A percentage, as exact as it matters."""
-    return f"{value:.3f}".rstrip("0").rstrip(".") + " %"
+    return f"{value:.3f}".rstrip("0").rstrip(".") + "\N{NO-BREAK SPACE}%"
 
 
 def _band(ports: range) -> str:
     return str(ports.start) if len(ports) == 1 else f"{ports.start}-{ports.stop - 1}"  # as a topology writes it
+
+
+def _ports_words(ports: range) -> str:
+    return f"port{'s' if len(ports) > 1 else ''} {_band(ports)}"
 
 
 def _round(values: NDArray[np.float64], digits: int) -> list[float]:

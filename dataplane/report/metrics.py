@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataplane.report.chart import MINUTE, Intervals
+from dataplane.report.run import check_last_line
 from dataplane.runs.folder import RunError
 
 AVAILABILITY = "NatPortAvailability"
@@ -61,6 +62,7 @@ class Metrics:
 def read_metrics(path: Path) -> Metrics:
     """Read the known metrics of a `metrics.csv`. Raises `RunError` that names the line that is damaged."""
     found: defaultdict[tuple[str, str, str], Minutes] = defaultdict(Minutes)
+    check_last_line(path)
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file)
         try:

@@ -23,6 +23,13 @@ from dataplane.verdict import Verdict
 _MOST_ROWS = 100
 _MOST_LINES = 2_000
 
+#: What a reader has to know of a run that did not end with exit code 0.
+_ENDINGS = {
+    3: "A capture was damaged: the figures are of what could be read.",
+    4: "The run is complete, but when it was made one of its outputs could not be written.",
+    130: "The run was interrupted: the figures are of what was done until then.",
+}
+
 #: A cell: its text, and the class that says how it is set.
 _Cell = str | tuple[str, str]
 
@@ -110,8 +117,9 @@ def _when(run: Run) -> str:
 def _alerts(run: Run) -> Iterable[str]:
     code, meaning = run.exit_state
     if code:
+        words = _ENDINGS.get(code, f"The run ended with exit code {code}: {meaning}.")
         damage = "".join(f"<p>{escape(str(each['damage']))}</p>" for each in run.inputs if each["damage"])
-        yield f'<div class="alert"><p><strong>The run is not whole: {escape(meaning)}.</strong></p>{damage}</div>'
+        yield f'<div class="alert"><p><strong>{escape(words)}</strong></p>{damage}</div>'
     first = run.exhaustion
     if first is None:
         yield '<div class="alert calm"><p><strong>NAT ports never ran out.</strong></p></div>'
@@ -165,12 +173,12 @@ def _section(section: Section, run: Run) -> str:
 
 def _figure(chart: Chart) -> str:
     header, rows = chart.table()
-    table = _table(f"{chart.title} ({chart.unit})", header, ([_cell(value) for value in row] for row in rows))
+    table = _table(f"{chart.title}: what has figures", header, ([_cell(value) for value in row] for row in rows))
     name = f"chart-{chart.key}"
     return (
         f'<figure aria-labelledby="{name}-title">\n<h3 id="{name}-title">{escape(chart.title)}</h3>\n'
         f'<p id="{name}-summary">{escape(chart.summary)}</p>\n'
-        f'<div class="chart" id="{name}" tabindex="0" role="application" aria-roledescription="chart" '
+        f'<div class="chart {chart.kind}" id="{name}" tabindex="0" role="application" aria-roledescription="chart" '
         f'aria-label="{escape(chart.title)}. {escape(chart.summary)}"></div>\n'
         f"{_paragraph(chart.note, 'note') if chart.note else ''}\n"
         f"<details><summary>The figures as a table</summary>{table}</details>\n</figure>"

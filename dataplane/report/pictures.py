@@ -59,7 +59,7 @@ def _steps(axes: Any, chart: Steps) -> None:
             axes.stairs(floor + figures, edges, baseline=floor, fill=True, color=colour, alpha=0.8, label=label)
             floor = floor + figures
         else:
-            style = "--" if number % 2 == 0 else "-"
+            style = "--" if series.dashed else "-"
             axes.stairs(figures, edges, baseline=None, color=colour, linewidth=2.2, linestyle=style, label=label)
     for mark in chart.marks:
         moment = np.datetime64(mark.time_ns, "ns")
@@ -69,7 +69,7 @@ def _steps(axes: Any, chart: Steps) -> None:
             xytext=(-5, -2), textcoords="offset points", rotation=90,
         )
     axes.set_xlim(edges[0], edges[-1])
-    axes.set_ylim(0, None if chart.top is None else chart.top * 1.02)
+    axes.set_ylim(*(0, None) if chart.top is None else (-0.01 * chart.top, 1.01 * chart.top))  # lines at the ends show
     axes.set_ylabel(chart.unit)
     axes.set_xlabel("UTC")
     axes.grid(axis="y", alpha=0.3)

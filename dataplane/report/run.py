@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -143,6 +144,10 @@ def read_run(folder: Path) -> Run:
         for service in topology.private_link_services
     }
     with _as_written_by_a_run(folder / "summary.json"):
+        endpoints = [_endpoint(each) for each in summary["private_endpoints"]]
+    if [endpoint.name for endpoint in endpoints] != [endpoint.name for endpoint in topology.private_endpoints]:
+        raise RunError(f"{folder / 'topology.yaml'}: has other private endpoints than summary.json; replay again")
+    with _as_written_by_a_run(folder / "summary.json"):
         return Run(
             folder=folder,
             inputs=inputs,
@@ -155,7 +160,7 @@ def read_run(folder: Path) -> Run:
             sessions_created=int(summary["sessions"]["created"]),
             sessions_active=int(summary["sessions"]["active"]),
             sessions_ended={str(how): int(count) for how, count in summary["sessions"]["ended"].items()},
-            endpoints=[_endpoint(each) for each in summary["private_endpoints"]],
+            endpoints=endpoints,
             nat_ips=[
                 _nat_ip(service["name"], each, ports[service["name"]])
                 for service in summary["private_link_services"]
@@ -164,6 +169,16 @@ def read_run(folder: Path) -> Run:
             exhaustion=_exhaustion(summary["first_exhaustion"]),
             topology_text=(folder / "topology.yaml").read_text("utf-8-sig"),
         )
+
+
+def check_last_line(path: Path) -> None:
+    """Raise `RunError` if a file of lines was cut within its last one: half a number would pass for a whole one."""
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            raise RunError(f"{path}: is damaged: its last line has no end; replay again to write it anew")
 
 
 @contextmanager

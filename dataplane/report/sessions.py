@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataplane.report.chart import Intervals
-from dataplane.report.run import NatIp, Run
+from dataplane.report.run import NatIp, Run, check_last_line
 from dataplane.runs.folder import RunError
 
 #: Endpoints whose use of ports is followed over time (those with most sessions); all have totals.
@@ -106,12 +106,12 @@ class SessionFigures:
             raise ValueError("a NAT port lies outside of nat_ports")
         is_open = np.array(how) == "open"
         begin = _times(first)
-        end = np.full(len(begin), self._end)
+        end = np.maximum(begin, self._end)
         end[~is_open] = _times([time for time in ended if time])
-        limits = self.intervals.start, self.intervals.end - 1
-        begin, end = np.clip(begin, *limits), np.clip(end, *limits)
         if (end < begin).any():
             raise ValueError("a session ends before its first packet")
+        limits = self.intervals.start, self.intervals.end - 1
+        begin, end = np.clip(begin, *limits), np.clip(end, *limits)
 
         self.count += len(begin)
         places = (np.stack([begin, end]) - self.intervals.start) // self.intervals.width
@@ -164,6 +164,7 @@ def port_bands(ports: range) -> list[range]:
 
 def read_sessions(path: Path, figures: SessionFigures) -> None:
     """Add up a `sessions.csv`. Raises `RunError` that names the line, as near as it is known."""
+    check_last_line(path)
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file)
         try:

@@ -8,10 +8,17 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const touch = window.matchMedia("(pointer: coarse)").matches;
   const PAPER_WIDTH = 660;
+  const DAY = 86400000;
+  const TIMES = {
+    year: "{yyyy}", month: "{d} {MMM} {yyyy}", day: "{d} {MMM}", hour: "{HH}:{mm}", minute: "{HH}:{mm}",
+    second: "{HH}:{mm}:{ss}", millisecond: "{HH}:{mm}:{ss}.{SSS}", none: "{HH}:{mm}:{ss}.{SSS}",
+  };
   const SLIDER_FROM = 12; // intervals that are seen well without zooming in
 
   const full = new Intl.NumberFormat("en", { maximumFractionDigits: 3 });
+  const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
   const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+  const brief = (value) => (Math.abs(value) < 1e6 ? whole : compact).format(value);
   const withUnit = (value, unit) =>
     value === null || value === undefined ? "no figure" : full.format(value) + (unit === "%" ? " %" : " " + unit);
   const stamp = (ms, width) => {
@@ -122,6 +129,12 @@
     return touch ? [slider] : [slider, inside];
   }
 
+  // Text at the ends of the axis stays inside of the picture.
+  function side(chart, time) {
+    const place = (time - chart.start) / (chart.width * chart.count);
+    return place < 0.15 ? "left" : place > 0.85 ? "right" : "center";
+  }
+
   function legend(chart, colours) {
     if (chart.series.length < 2 && !chart.stacked) return undefined;
     return { type: "scroll", top: 0, left: 0, textStyle: { color: colours.ink },
@@ -139,13 +152,13 @@
       return tip(chart, Math.min(Math.max(at, 0), chart.count - 1));
     };
     option.legend = legend(chart, colours);
-    option.grid = { left: 8, right: 20, top: 40, bottom: zooms.length ? 44 : 12, containLabel: true };
+    option.grid = { left: 8, right: 20, top: option.legend && chart.marks.length ? 50 : 34, bottom: zooms.length ? 44 : 12, containLabel: true };
     option.xAxis = {
       type: "time", min: chart.start, max: chart.start + chart.count * chart.width, ...style,
-      splitLine: { show: false },
+      splitLine: { show: false }, axisLabel: { ...style.axisLabel, formatter: TIMES },
     };
     option.yAxis = {
-      type: "value", min: 0, max: chart.top, ...style,
+      type: "value", min: 0, max: chart.top, minInterval: chart.unit === "%" ? 0 : 1, ...style,
       axisLabel: { ...style.axisLabel, formatter: (value) => compact.format(value) + (chart.unit === "%" ? " %" : "") },
     };
     option.dataZoom = zooms;
@@ -155,15 +168,15 @@
       step: "end",
       symbol: "none",
       stack: chart.stacked ? "all" : undefined,
-      lineStyle: { width: chart.stacked ? 0.5 : 2, type: !chart.stacked && number % 2 === 0 ? "dashed" : "solid" },
+      lineStyle: { width: chart.stacked ? 0.5 : 2, type: series.dashed ? "dashed" : "solid" },
       areaStyle: chart.stacked ? { opacity: 0.75 } : undefined,
       data: steps(chart, series.values),
       markLine: number || !chart.marks.length ? undefined : {
         silent: true,
         symbol: "none",
         lineStyle: { color: colours.bad, type: "dotted", width: 2 },
-        label: { color: colours.bad, formatter: (mark) => chart.marks[mark.dataIndex].text, position: "insideEndTop" },
-        data: chart.marks.map((mark) => ({ xAxis: mark.time })),
+        label: { color: colours.bad, formatter: (mark) => chart.marks[mark.dataIndex].text, position: "end" },
+        data: chart.marks.map((mark) => ({ xAxis: mark.time, label: { align: side(chart, mark.time) } })),
       },
     }));
     return option;
@@ -178,7 +191,7 @@
     option.legend = legend(chart, colours);
     option.grid = { left: 8, right: 72, top: option.legend ? 36 : 8, bottom: 8, containLabel: true };
     option.xAxis = {
-      type: "value", min: 0, ...style,
+      type: "value", min: 0, minInterval: 1, ...style,
       axisLabel: { ...style.axisLabel, formatter: (value) => compact.format(value) },
     };
     option.yAxis = {
@@ -190,7 +203,7 @@
       type: "bar",
       barMaxWidth: 22,
       data: series.values,
-      label: { show: true, position: "right", color: colours.ink, formatter: (bar) => compact.format(bar.value) },
+      label: { show: true, position: "right", color: colours.ink, formatter: (bar) => brief(bar.value) },
     }));
     return option;
   }
@@ -199,15 +212,16 @@
     const option = base(chart, colours);
     const style = axisStyle(colours);
     const zooms = zoom(chart.columns.length, colours);
-    const isTime = typeof chart.start === "number";
+    const long = chart.width * chart.count > DAY;
+    const time = (text) => (chart.width >= DAY ? text.slice(0, 10) : text.slice(long ? 5 : 11, chart.width < 60000 ? 99 : 16));
     option.tooltip.formatter = (cell) => tip(chart, cell.dataIndex);
     option.grid = { left: 8, right: 20, top: 48, bottom: zooms.length ? 44 : 8, containLabel: true };
     option.xAxis = {
       type: "category", data: chart.columns, ...style, splitLine: { show: false },
-      axisLabel: { ...style.axisLabel, formatter: (text) => (isTime ? text.slice(11) : text) },
+      axisLabel: { ...style.axisLabel, formatter: (text) => (chart.start === undefined ? text : time(text)) },
     };
     option.yAxis = { type: "category", data: chart.rows, ...style, splitLine: { show: false } };
-    option.yAxis.axisLabel = { ...style.axisLabel, width: 150, overflow: "truncate" };
+    option.yAxis.axisLabel = { ...style.axisLabel, width: 150, overflow: "truncate", interval: chart.rows.length > 16 ? 1 : 0 };
     option.visualMap = {
       type: "continuous", min: 0, max: chart.top, calculable: true, orient: "horizontal", left: 0, top: 0,
       itemWidth: 12, itemHeight: 120, textStyle: { color: colours.ink }, inRange: { color: colours.heat },
@@ -237,19 +251,22 @@
   const drawn = charts.map((chart) => {
     const box = document.getElementById("chart-" + chart.key);
     box.style.height = height(chart) + "px";
-    // Thousands of cells are quicker, and without seams, on a canvas; the rest stays sharp on paper as SVG.
-    const instance = window.echarts.init(box, null, {
-      renderer: chart.kind === "heat" ? "canvas" : "svg",
-      devicePixelRatio: Math.max(2, window.devicePixelRatio || 1),
-    });
+    const instance = window.echarts.init(box, null, { renderer: "svg" }); // sharp on paper
     return { chart, box, instance, at: -1 };
   });
 
-  function draw(width) {
+  function draw() {
+    const paper = root.classList.contains("paper");
     const colours = palette();
-    for (const { chart, instance } of drawn) {
-      instance.resize(width ? { width } : { width: "auto" });
-      instance.setOption(option(chart, colours), { notMerge: true });
+    for (const { chart, box, instance } of drawn) {
+      box.style.height = height(chart) * (paper ? 0.75 : 1) + "px";
+      instance.resize({ width: paper ? PAPER_WIDTH : "auto" });
+      const options = option(chart, colours);
+      if (paper) {
+        options.dataZoom = [];
+        options.grid.bottom = 8;
+      }
+      instance.setOption(options, { notMerge: true });
     }
   }
 
@@ -321,14 +338,15 @@
 
   draw();
   dark.addEventListener("change", () => draw());
-  let waiting = 0;
-  window.addEventListener("resize", () => {
-    window.cancelAnimationFrame(waiting);
-    waiting = window.requestAnimationFrame(() => drawn.forEach(({ instance }) => instance.resize()));
+  const watch = new window.ResizeObserver((changes) => {
+    if (root.classList.contains("paper")) return;
+    const boxes = new Set(changes.map((change) => change.target));
+    drawn.filter(({ box }) => boxes.has(box)).forEach(({ instance }) => instance.resize({ width: "auto" }));
   });
+  drawn.forEach(({ box }) => watch.observe(box));
   window.addEventListener("beforeprint", () => {
     root.classList.add("paper");
-    draw(PAPER_WIDTH);
+    draw();
   });
   window.addEventListener("afterprint", () => {
     root.classList.remove("paper");
