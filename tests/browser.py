@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,9 @@ _FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
+
+#: Seconds that the browser may take for anything.
+_PATIENCE = 60
 
 
 class Page:
@@ -38,7 +42,7 @@ class Page:
         )
         os.close(theirs_in)
         os.close(theirs_out)
-        self._to, self._from = os.fdopen(to_browser, "wb", 0), os.fdopen(from_browser, "rb")
+        self._to, self._from = os.fdopen(to_browser, "wb", 0), os.fdopen(from_browser, "rb", 0)
         self._waiting = b""
         self._number = 0
         self._session: str | None = None
@@ -82,7 +86,9 @@ class Page:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._waiting:
-            more = self._from.read1(1 << 16)
+            if not select.select([self._from], [], [], _PATIENCE)[0]:
+                raise TimeoutError(f"the browser said nothing for {_PATIENCE} s")
+            more = os.read(self._from.fileno(), 1 << 16)
             if not more:
                 raise RuntimeError("the browser ended")
             self._waiting += more
