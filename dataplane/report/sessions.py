@@ -28,7 +28,7 @@ MOST_NAT_IPS = 24
 PORT_BANDS = 32
 
 _COLUMNS = ("endpoint", "nat_ip", "nat_port", "first_packet", "ended", "how")
-_ROWS = 1 << 16
+_ROWS = 1 << 14
 _STAMP = len("2023-11-14T22:13:20.000000000Z")
 _SEPARATORS = ((4, "-"), (7, "-"), (10, "T"), (13, ":"), (16, ":"), (19, "."), (29, "Z"))
 

@@ -17,8 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, TextIO
 
-import numpy as np
-
 #: Every file that a run may leave; one that a new run does not write is removed from the folder.
 FILES = (
     "manifest.json",
@@ -180,9 +178,9 @@ def manifest(
     seed: int,
     code: int,
     meaning: str,
-    first_packet_ns: int | None = None,
+    first_packet: str | None = None,
 ) -> dict[str, Any]:
-    """What `manifest.json` says: how the run came about, when in capture time it begins, and how it ended."""
+    """What `manifest.json` says: how the run came about, when in capture time (ISO 8601) it begins, how it ended."""
     names = ("dataplane", "numpy", "numba")
     versions = {name: _version(name) for name in names}
     return {
@@ -190,7 +188,7 @@ def manifest(
         "command": list(command),
         "inputs": inputs,
         "seed": seed,
-        "first_packet": None if first_packet_ns is None else f"{np.datetime64(first_packet_ns, 'ns')}Z",
+        "first_packet": first_packet,
         "versions": {**versions, "python": platform.python_version(), "platform": sys.platform},
         "exit_state": {"code": code, "meaning": meaning},
     }

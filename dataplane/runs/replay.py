@@ -183,8 +183,8 @@ def _run(
             for reader, source in captures
         ]
         code, clock = result.exit_code, simulator.clock
-        first_packet_ns = int(clock["origin"]) if clock["started"] else None
-        told = manifest(job.command, inputs, job.seed, code, MEANINGS[code], first_packet_ns)
+        first_packet = f"{np.datetime64(int(clock['origin']), 'ns')}Z" if clock["started"] else None
+        told = manifest(job.command, inputs, job.seed, code, MEANINGS[code], first_packet)
         folder.write_json("manifest.json", told)
     return result
 
