@@ -142,6 +142,10 @@ class Page:
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text, **code)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, **code)
 
+    def point(self, x: float, y: float) -> None:
+        """Move the pointer there."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
         """A PNG of the page."""
         data = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]

@@ -94,7 +94,7 @@ def _availability(run: Run, figures: m.Metrics, marks: list[Mark]) -> Section:
     )
     if len(known) > MOST_CHARTS:
         section.words.append(
-            f"Shown are the {MOST_CHARTS} NAT IPs that came lowest, of {len(known):,}; the table below has all figures "
+            f"Shown are the {MOST_CHARTS} NAT IPs that came lowest, of {len(known):,}; the table below has figures "
             "of the others."
         )
     for number, nat_ip in enumerate(known[:MOST_CHARTS], 1):
@@ -200,9 +200,10 @@ def _port_seconds(run: Run, sessions: SessionFigures) -> Bars:
     total = float(sessions.port_seconds.sum())
     labels = [run.endpoints[row].name for row in shown[:MOST_BARS]]
     values = sessions.port_seconds[shown[:MOST_BARS]]
+    note = "One port in use for one second is one port-second."
     if len(shown) > MOST_BARS:
-        labels.append(f"{len(shown) - MOST_BARS:,} others")
-        values = np.append(values, sessions.port_seconds[shown[MOST_BARS:]].sum())
+        rest = float(sessions.port_seconds[shown[MOST_BARS:]].sum())
+        note += f" {len(shown) - MOST_BARS:,} more endpoints held ports for {rest:,.0f} port-seconds."
     summary = "No session lasted any time."
     if total:
         summary = (
@@ -214,7 +215,7 @@ def _port_seconds(run: Run, sessions: SessionFigures) -> Bars:
         "NAT ports by endpoint",
         summary,
         "port-seconds",
-        "One port in use for one second is one port-second.",
+        note,
         labels,
         [Series("ports by time", _round(values, 3))],
     )
@@ -322,17 +323,14 @@ def _bytes(run: Run, figures: m.Metrics) -> Section:
     shown, rest = order[:MOST_BARS], order[MOST_BARS:]
     labels = [endpoint.name for endpoint in shown]
     columns = [[endpoint.bytes_in for endpoint in shown], [endpoint.bytes_out for endpoint in shown]]
-    if rest:
-        labels.append(f"{len(rest):,} others")
-        columns[0].append(sum(endpoint.bytes_in for endpoint in rest))
-        columns[1].append(sum(endpoint.bytes_out for endpoint in rest))
+    totals = [sum(endpoint.bytes_in for endpoint in order), sum(endpoint.bytes_out for endpoint in order)]
     section.charts.append(
         Bars(
             "bytes-total",
             "Bytes in total",
-            f"{sum(columns[0]):,} bytes IN and {sum(columns[1]):,} bytes OUT, most of them of {labels[0]}.",
+            f"{totals[0]:,} bytes IN and {totals[1]:,} bytes OUT; {labels[0]} had most.",
             "bytes",
-            "",
+            f"{len(rest):,} more endpoints had the rest." if rest else "",
             labels,
             [Series("IN", columns[0]), Series("OUT", columns[1])],
         )
@@ -396,10 +394,9 @@ def _drops(run: Run) -> Section:
 def _bars(
     key: str, title: str, unit: str, figures: Sequence[tuple[str, int]], summary: str, note: str
 ) -> Bars:
-    shown = list(figures[:MOST_BARS])
-    if len(figures) > MOST_BARS:
-        rest = figures[MOST_BARS:]
-        shown.append((f"{len(rest):,} others", sum(value for _, value in rest)))
+    shown, rest = figures[:MOST_BARS], figures[MOST_BARS:]
+    if rest:
+        note += f" Not shown: {len(rest):,} more, with {sum(value for _, value in rest):,} {unit}."
     return Bars(
         key, title, summary, unit, note, [name for name, _ in shown], [Series(unit, [value for _, value in shown])]
     )

@@ -205,6 +205,18 @@ def test_a_reader_without_a_pointer_hears_the_figures_and_zooms(page: Page) -> N
     page.press("Escape")
 
 
+def test_pointing_at_a_chart_tells_the_figures_of_that_time(page: Page) -> None:
+    box = page.ask(
+        "(() => { const box = document.getElementById('chart-availability-1');"
+        " box.scrollIntoView({behavior: 'instant'});"
+        " const at = echarts.getInstanceByDom(box).convertToPixel({xAxisIndex: 0}, Date.parse('2023-11-14T22:18:40Z'));"
+        " const {x, y} = box.getBoundingClientRect(); return [x + at, y + 150]; })()"
+    )
+    page.point(*box)
+    told = page.ask("document.querySelector('#chart-availability-1 .tip-title').parentElement.innerText").split("\n")
+    assert told == ["2023-11-14 22:18 UTC, minute", "one-minute average", "37.433 %", "minimum", "0 %"]
+
+
 def test_every_chart_has_a_name_a_sentence_and_its_figures_as_a_table(page: Page) -> None:
     charts = json.loads(page.ask("document.getElementById('charts').textContent"))
     for chart in charts:
@@ -213,6 +225,8 @@ def test_every_chart_has_a_name_a_sentence_and_its_figures_as_a_table(page: Page
         figure = f"document.getElementById('chart-{chart['key']}').closest('figure')"
         label = page.ask(f"document.getElementById('chart-{chart['key']}').getAttribute('aria-label')")
         assert label == f"{chart['title']}. {chart['summary']}"
+        role = page.ask(f"document.getElementById('chart-{chart['key']}').getAttribute('role')")
+        assert role == "application"  # a picture (`img`) would hide its keys from a screen reader
         assert page.ask(f"{figure}.querySelectorAll('details table tbody tr').length") > 0
         assert page.ask(f"{figure}.querySelectorAll('details table th[scope=col]').length") > 1
     cells = page.ask(

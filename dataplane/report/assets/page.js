@@ -98,7 +98,6 @@
     return {
       useUTC: true,
       animation: false,
-      aria: { enabled: true, label: { description: chart.title + ". " + chart.summary } },
       textStyle: { fontFamily: window.getComputedStyle(document.body).fontFamily, color: colours.ink },
       color: colours.series,
       tooltip: {
@@ -141,14 +140,15 @@
       pageTextStyle: { color: colours.muted }, pageIconColor: colours.ink, pageIconInactiveColor: colours.line };
   }
 
-  function stepsOption(chart, colours) {
+  function stepsOption({ chart }, colours, pointed) {
     const option = base(chart, colours);
     const style = axisStyle(colours);
     const zooms = zoom(chart.count, colours);
     option.tooltip.trigger = "axis";
     option.tooltip.axisPointer = { type: "line", snap: false, lineStyle: { color: colours.muted } };
-    option.tooltip.formatter = (found) => {
-      const at = Math.floor((found[0].axisValue - chart.start) / chart.width);
+    // ECharts names the nearest point, which in the second half of an interval is the next one's.
+    option.tooltip.formatter = () => {
+      const at = Math.floor((pointed() - chart.start) / chart.width);
       return tip(chart, Math.min(Math.max(at, 0), chart.count - 1));
     };
     option.legend = legend(chart, colours);
@@ -182,7 +182,7 @@
     return option;
   }
 
-  function barsOption(chart, colours) {
+  function barsOption({ chart }, colours) {
     const option = base(chart, colours);
     const style = axisStyle(colours);
     option.tooltip.trigger = "axis";
@@ -208,7 +208,7 @@
     return option;
   }
 
-  function heatOption(chart, colours) {
+  function heatOption({ chart }, colours) {
     const option = base(chart, colours);
     const style = axisStyle(colours);
     const zooms = zoom(chart.columns.length, colours);
@@ -237,8 +237,9 @@
     return option;
   }
 
-  const option = (chart, colours) =>
-    ({ steps: stepsOption, bars: barsOption, heat: heatOption })[chart.kind](chart, colours);
+  const option = (one, colours) =>
+    ({ steps: stepsOption, bars: barsOption, heat: heatOption })[one.chart.kind](one, colours, () =>
+      one.instance.convertFromPixel({ xAxisIndex: 0 }, one.x));
 
   function height(chart) {
     if (chart.kind === "steps") return 300;
@@ -252,16 +253,19 @@
     const box = document.getElementById("chart-" + chart.key);
     box.style.height = height(chart) + "px";
     const instance = window.echarts.init(box, null, { renderer: "svg" }); // sharp on paper
-    return { chart, box, instance, at: -1 };
+    const one = { chart, box, instance, at: -1, x: 0 }; // the place that keys have reached, the pixel pointed at
+    for (const event of ["mousemove", "click"]) instance.getZr().on(event, ({ offsetX }) => { one.x = offsetX; });
+    return one;
   });
 
   function draw() {
     const paper = root.classList.contains("paper");
     const colours = palette();
-    for (const { chart, box, instance } of drawn) {
+    for (const one of drawn) {
+      const { chart, box, instance } = one;
       box.style.height = height(chart) * (paper ? 0.75 : 1) + "px";
       instance.resize({ width: paper ? PAPER_WIDTH : "auto" });
-      const options = option(chart, colours);
+      const options = option(one, colours);
       if (paper) {
         options.dataZoom = [];
         options.grid.bottom = 8;
@@ -278,8 +282,8 @@
     const { chart, instance, at, box } = one;
     const [title, lines] = told(chart, at);
     if (chart.kind === "steps") {
-      const x = instance.convertToPixel({ xAxisIndex: 0 }, chart.start + (at + 0.5) * chart.width);
-      instance.dispatchAction({ type: "showTip", x, y: box.clientHeight / 2 });
+      one.x = instance.convertToPixel({ xAxisIndex: 0 }, chart.start + (at + 0.5) * chart.width);
+      instance.dispatchAction({ type: "showTip", x: one.x, y: box.clientHeight / 2 });
     } else {
       instance.dispatchAction({ type: "showTip", seriesIndex: 0, dataIndex: at });
     }
