@@ -7,10 +7,15 @@ read rather than look. Times are integers in nanoseconds since 1970.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
+
+#: Series and bars in one chart, before the rest is summed up.
+MOST_SERIES = 7
+MOST_BARS = 15
 
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
@@ -163,7 +168,7 @@ class HeatMap(Chart):
     columns: Intervals | Sequence[str]
     rows: Sequence[str]
     rows_title: str
-    values: np.ndarray[Any, np.dtype[np.float64]]
+    values: NDArray[np.float64]
     top: float
 
     def column_texts(self) -> list[str]:
@@ -187,6 +192,16 @@ class HeatMap(Chart):
             "values": self.values.tolist(),
             "top": self.top,
         }
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: a heading, paragraphs, charts. `key` is its anchor."""
+
+    key: str
+    title: str
+    words: list[str] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
 
 
 def _series(series: Series) -> dict[str, Any]:
@@ -227,3 +242,14 @@ def time_text(time_ns: int, resolution_ns: int = SECOND) -> str:
     """A moment as ISO 8601 in UTC without the letters, as exact as `resolution_ns` asks for."""
     unit = "s" if resolution_ns % SECOND == 0 else "ms" if resolution_ns % 1_000_000 == 0 else "us"
     return str(np.datetime64(time_ns, "ns").astype(f"datetime64[{unit}]")).replace("T", " ")
+
+
+def percent(value: float) -> str:
+    """A percentage, as exact as it matters."""
+    return f"{value:.3f}".rstrip("0").rstrip(".") + "\N{NO-BREAK SPACE}%"
+
+
+def rounded(values: NDArray[np.float64], digits: int) -> list[float]:
+    """Figures for a page, no longer than they need be."""
+    short: list[float] = np.round(values, digits).tolist()
+    return short

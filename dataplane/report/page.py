@@ -14,8 +14,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from dataplane.report.chart import Chart, time_text
-from dataplane.report.content import Section, percent
+from dataplane.report.chart import Chart, Section, percent, time_text
 from dataplane.report.run import Run
 from dataplane.verdict import Verdict
 
