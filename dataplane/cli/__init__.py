@@ -20,6 +20,7 @@ import click
 _COMMANDS = {
     "replay": "Send captures through the Private Link service.",
     "diff": "Tell what changed between two runs.",
+    "report": "Make one offline HTML page of a run.",
     "topology": "Check, show and infer topologies.",
     "warmup": "Compile the kernels for this processor, once.",
 }

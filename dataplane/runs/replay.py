@@ -37,7 +37,8 @@ INFERRED_NETWORKS = (CONSUMER, PROVIDER)
 #: A forward jump that is worth a word: a month between two packets.
 _LONG_JUMP_NS = 30 * 86_400 * 1_000_000_000
 
-_MEANINGS = {
+#: What `manifest.json` says of an exit code.
+MEANINGS = {
     0: "done",
     1: "done, and a condition of --fail-if holds",
     3: "an input was damaged",
@@ -224,8 +225,10 @@ def _run(
             }
             for reader, source in captures
         ]
-        meaning = _MEANINGS[result.exit_code]
-        folder.write_json("manifest.json", manifest(job.command, inputs, job.seed, result.exit_code, meaning))
+        code, clock = result.exit_code, simulator.clock
+        first_packet = f"{np.datetime64(int(clock['origin']), 'ns')}Z" if clock["started"] else None
+        told = manifest(job.command, inputs, job.seed, code, MEANINGS[code], first_packet)
+        folder.write_json("manifest.json", told)
     return result
 
 
