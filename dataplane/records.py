@@ -127,7 +127,7 @@ SESSION_END = np.dtype(
 )
 assert SESSION_END.itemsize == 32
 
-#: Where a session's timer stands: in a list of the wheel, or in the heap.
+#: Where a session's timer stands: in a list of the wheel, or in State.due.
 TIMER = np.dtype([("next", np.int32), ("previous", np.int32)])
 assert TIMER.itemsize == 8
 
@@ -279,8 +279,10 @@ CLOCK = np.dtype(
         ("next_event", np.int64),  # its time
         ("stop", np.int64),  # the earlier of the two
         ("events", np.int64),  # that have taken place
-        ("tick", np.int64),  # the wheel's ticks up to this one have been emptied into the heap
-        ("due", np.int64),  # entries of the heap
+        ("tick", np.int64),  # the wheel's ticks up to this one have been emptied into State.due
+        ("first_due", np.int64),  # where the entries of State.due begin
+        ("end_due", np.int64),  # and end
+        ("is_heap", np.int64),  # they are a heap, else sorted
         ("rows", np.int64),  # rows of State.sessions ever used
         ("free_row", np.int64),  # head of the free list, -1 none
         ("live", np.int64),

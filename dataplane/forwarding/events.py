@@ -37,7 +37,7 @@ def take_place(state: State, topology: Topology, seed: int, event: Event) -> End
     service = topology.private_link_services[number]
     if action in ("add_nat_ip", "remove_nat_ip"):
         place = nat_ips_of(topology, service).index(address)  # type: ignore[arg-type]
-        return _nat_ip(state, state.services[number], place, action == "add_nat_ip")
+        return _nat_ip(state, number, place, action == "add_nat_ip")
     backend = service.load_balancer.backend_pool.index(address)
     return _backend(state, number, service, seed, (backend, action == "backend_up"))
 
@@ -55,7 +55,8 @@ def _live(state: State, concerned: NDArray[np.bool_]) -> NDArray[np.int64]:
     return rows[np.argsort(state.session_ends["id"][rows], kind="stable")]
 
 
-def _nat_ip(state: State, service: Any, place: int, active: bool) -> Ending:
+def _nat_ip(state: State, number: int, place: int, active: bool) -> Ending:
+    service = state.services[number]
     first, count = int(service["first_nat_ip"]), int(service["nat_ips"])
     row = first + place
     if bool(state.nat_ips[row]["active"]) == active:
