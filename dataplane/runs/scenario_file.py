@@ -1,0 +1,75 @@
+"""Reads scenario files and writes them; every fault is reported at once, with its line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from dataplane.runs.scenario import Alert, Arrivals, Life, Scenario, TrafficSource
+from dataplane.topology.dump import schema as topology_schema
+from dataplane.topology.dump import yaml_text
+from dataplane.topology.load import TopologyError, load_topology, read_document, read_text, validated
+
+_EMPTY = "is empty; a scenario has topology, duration and traffic"
+
+
+class ScenarioError(TopologyError):
+    """A scenario file that cannot be used: `problems` of its own, and `topology`, those of the file that it names."""
+
+    def __init__(self, source: str, error: TopologyError | None, topology: TopologyError | None) -> None:
+        super().__init__(source, [] if error is None else error.problems)
+        self.topology = topology
+        self.args = ("\n".join(str(e) for e in (error, topology) if e is not None),)
+
+
+def load_scenario(path: str | os.PathLike[str]) -> Scenario:
+    """Read a scenario file, YAML 1.2 or JSON, in UTF-8. Raises ScenarioError with every fault found.
+
+    The topology that it names is sought from the scenario file's own folder.
+    """
+    source = os.fspath(path)
+    wrong_topology: TopologyError | None = None
+    try:
+        document = read_document(read_text(path, "scenario"), source, _EMPTY)
+        if isinstance(document.data, dict) and isinstance(name := document.data.get("topology"), str):
+            try:
+                document.data["topology"] = load_topology(Path(path).parent / name)
+            except TopologyError as error:
+                wrong_topology = error
+                document.data["topology"] = {}  # what else is wrong can still be said
+        scenario = validated(document, source, Scenario)
+    except TopologyError as error:
+        raise ScenarioError(source, error, wrong_topology) from None
+    if wrong_topology is not None:
+        raise ScenarioError(source, None, wrong_topology)
+    return scenario
+
+
+def dump_scenario(scenario: Scenario, topology: str) -> str:
+    """The scenario as YAML with defaults filled in, for a file beside the file `topology`, which has its events too."""
+    document = scenario.model_dump(mode="json", exclude={"topology", "events"}, exclude_none=True)
+    return yaml_text({"topology": topology, **document})
+
+
+def scenario_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of scenario files, with defaults as the file writes them."""
+    result = Scenario.model_json_schema()
+    described = topology_schema()["$defs"]
+    result["$defs"].update({name: described[name] for name in described if name in result["$defs"]})
+    for model in (Scenario, TrafficSource, Arrivals, Life, Alert):
+        properties = (result if model is Scenario else result["$defs"][model.__name__])["properties"]
+        for key, field in model.model_fields.items():
+            default = field.get_default()
+            if isinstance(default, int) and properties[key].get("type") == "string":
+                properties[key]["default"] = _duration(default)
+    topology = result["properties"]["topology"]
+    reference = {"$ref": topology.pop("$ref")}
+    topology["anyOf"] = [{"type": "string"}, reference]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}
+
+
+def _duration(nanoseconds: int) -> str:
+    from dataplane.topology.values import format_duration
+
+    return format_duration(nanoseconds)
