@@ -18,6 +18,7 @@ import click
 
 _COMMANDS = {
     "replay": "Send captures through the Private Link service.",
+    "exhaust": "Run a NAT exhaustion experiment.",
     "topology": "Check, show and infer topologies.",
     "warmup": "Compile the kernels for this processor, once.",
 }

@@ -26,6 +26,12 @@ def common_options(command: C) -> C:
     return command
 
 
+def given(option: str) -> bool:
+    """Whether the user wrote an option, in place of which its default would stand."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
 def fail(message: str, code: int = USAGE) -> NoReturn:
     """End with an error: every line on standard error, and the exit code."""
     for line in message.splitlines():

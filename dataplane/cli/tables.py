@@ -26,11 +26,16 @@ class _Console(Console):
         raise BrokenPipeError
 
 
+def console() -> Console:
+    """Standard output, as wide as the terminal, or wide enough for the tables where nobody looks at the width."""
+    return _Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
 def print_summary(summary: dict[str, Any], topology: Topology, *, inferred: bool) -> None:
     """Print what happened on standard output."""
-    console = _Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    out = console()
     received = summary["received"]
-    console.print(
+    out.print(
         f"{received['packets']:,} packets, {received['bytes']:,} bytes in {summary['duration_seconds']:,.3f} s of "
         "capture time: "
         + ", ".join(
@@ -39,18 +44,18 @@ def print_summary(summary: dict[str, Any], topology: Topology, *, inferred: bool
     )
     if inferred:
         servers = len(topology.private_endpoints)
-        console.print(f"No topology was given: {servers} server(s) in the captures became private endpoints.")
+        out.print(f"No topology was given: {servers} server(s) in the captures became private endpoints.")
     sessions = summary["sessions"]
     ended = ", ".join(f"{count:,} {how}" for how, count in sessions["ended"].items() if count) or "none"
-    console.print(
+    out.print(
         f"{sessions['created']:,} sessions: {sessions['active']:,} open at the end; ended: {ended}", end="\n\n"
     )
-    _endpoints(console, summary["private_endpoints"])
-    _nat_ports(console, summary["private_link_services"])
-    _drops(console, summary["dropped"]["reasons"])
+    _endpoints(out, summary["private_endpoints"])
+    _nat_ports(out, summary["private_link_services"])
+    _drops(out, summary["dropped"]["reasons"])
     first = summary["first_exhaustion"]
     if first:
-        console.print(
+        out.print(
             f"NAT ports ran out first after {first['time_seconds']:,.3f} s: {first['service']}, NAT IP "
             f"{first['nat_ip']}, {first['protocol']} toward {first['backend']}"
         )
@@ -59,10 +64,10 @@ def print_summary(summary: dict[str, Any], topology: Topology, *, inferred: bool
 def print_each(results: Sequence[Finished]) -> None:
     """Print one line for every capture that was replayed on its own."""
     columns = ("packets", "forwarded", "bypassed", "dropped", "sessions", "lowest free", "written to")
-    table = _table("", "capture", *columns)
+    shown = table("", "capture", *columns)
     for result in results:
         if result.summary is None:
-            table.add_row(escape(result.capture), *["-"] * 6, "interrupted" if result.exit_code == 130 else "failed")
+            shown.add_row(escape(result.capture), *["-"] * 6, "interrupted" if result.exit_code == 130 else "failed")
             continue
         summary = result.summary
         packets = [summary[kind]["packets"] for kind in ("received", "forwarded", "bypassed", "dropped")]
@@ -71,7 +76,7 @@ def print_each(results: Sequence[Finished]) -> None:
             for service in summary["private_link_services"]
             for nat_ip in service["nat_ips"]
         ]
-        table.add_row(
+        shown.add_row(
             escape(result.capture),
             *(f"{count:,}" for count in packets),
             f"{summary['sessions']['created']:,}",
@@ -79,29 +84,31 @@ def print_each(results: Sequence[Finished]) -> None:
             escape(result.folder or "-"),
         )
     # File names are not cut where nobody looks at the width.
-    _Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table)
+    _Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(shown)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+def table(title: str, *columns: str) -> Table:
+    """A table whose first column is text and whose other columns are figures."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
-    return table
+        made.add_column(column, justify="left" if number == 0 else "right")
+    return made
 
 
-def _show(console: Console, table: Table, rows: Sequence[tuple[str, ...]]) -> None:
+def show(console: Console, shown: Table, rows: Sequence[tuple[str, ...]]) -> None:
+    """Print a table with its first rows, and how many there are more; nothing if there is no row."""
     if not rows:
         return
     for row in rows[:_MOST_ROWS]:
-        table.add_row(*row)
-    console.print(table)
+        shown.add_row(*row)
+    console.print(shown)
     if len(rows) > _MOST_ROWS:
         console.print(f"… and {len(rows) - _MOST_ROWS:,} more (--json or summary.json lists all)")
     console.print()
 
 
 def _endpoints(console: Console, endpoints: list[dict[str, Any]]) -> None:
-    table = _table("Private endpoints", "endpoint", "IN bytes", "OUT bytes", "packets", "sessions", "dropped")
+    shown = table("Private endpoints", "endpoint", "IN bytes", "OUT bytes", "packets", "sessions", "dropped")
     rows = [
         (
             endpoint["name"],
@@ -113,11 +120,11 @@ def _endpoints(console: Console, endpoints: list[dict[str, Any]]) -> None:
         )
         for endpoint in sorted(endpoints, key=lambda e: -e["bytes_in"] - e["bytes_out"])
     ]
-    _show(console, table, rows)
+    show(console, shown, rows)
 
 
 def _nat_ports(console: Console, services: list[dict[str, Any]]) -> None:
-    table = _table(
+    shown = table(
         "NAT ports", "service, NAT IP", "capacity", "in use", "held", "free", "available", "lowest", "failures"
     )
     rows = [
@@ -135,14 +142,14 @@ def _nat_ports(console: Console, services: list[dict[str, Any]]) -> None:
         for nat_ip in service["nat_ips"]
     ]
     rows.sort(key=lambda row: float(row[6].split()[0]))
-    _show(console, table, rows)
+    show(console, shown, rows)
 
 
 def _drops(console: Console, reasons: dict[str, dict[str, int]]) -> None:
-    table = _table("Dropped", "reason", "packets", "bytes", "what it means")
-    table.columns[3].justify = "left"
+    shown = table("Dropped", "reason", "packets", "bytes", "what it means")
+    shown.columns[3].justify = "left"
     rows = [
         (reason, f"{count['packets']:,}", f"{count['bytes']:,}", Verdict[reason.upper()].explanation)
         for reason, count in sorted(reasons.items(), key=lambda item: -item[1]["packets"])
     ]
-    _show(console, table, rows)
+    show(console, shown, rows)

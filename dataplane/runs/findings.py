@@ -83,14 +83,14 @@ class Watch:
         self._first_failure: dict[str, Any] | None = None
         self._before: dict[str, dict[str, int]] = {}
         #: By (service, NAT IP): minute's start in nanoseconds since 1970 and average usage in percent.
-        self.usage: dict[tuple[str, str], list[tuple[int, float]]] = {}
+        self._usage: dict[tuple[str, str], list[tuple[int, float]]] = {}
 
     def minute(self, rows: Iterable[MetricRow]) -> None:
         """Rows of metrics.csv."""
         for row in rows:
             if row.metric == "PLSNatPortsUsage":
                 start = int(datetime.fromisoformat(row.time).timestamp()) * _SECOND
-                self.usage.setdefault((row.resource, row.dimension), []).append((start, row.average))
+                self._usage.setdefault((row.resource, row.dimension), []).append((start, row.average))
 
     def begin(self, simulator: Simulator) -> None:
         """The warm-up is over."""
@@ -151,9 +151,7 @@ class Watch:
         for service in summary["private_link_services"]:
             for nat_ip in service["nat_ips"]:
                 key = service["name"], nat_ip["ip"]
-                averages = [
-                    (100 - usage, start) for start, usage in self.usage.get(key, []) if start + MINUTE > self._from
-                ]
+                averages = [(100 - usage, start) for start, usage in self._minutes(key)]
                 average, minute = min(averages, default=(None, None))
                 told.append(
                     {
@@ -186,10 +184,14 @@ class Watch:
             )
         return told
 
+    def _minutes(self, nat_ip: tuple[str, str]) -> list[tuple[int, float]]:
+        """The minutes that are not wholly in the warm-up."""
+        return [(start, usage) for start, usage in self._usage.get(nat_ip, []) if start + MINUTE > self._from]
+
     def _alert(self, alert: Alert) -> dict[str, Any]:
         fired: tuple[int, tuple[str, str]] | None = None
-        for key, minutes in self.usage.items():
-            at = fires_at([((start - self._origin), usage) for start, usage in minutes], alert)
+        for key in self._usage:
+            at = fires_at([(start - self._origin, usage) for start, usage in self._minutes(key)], alert)
             if at is not None and (fired is None or (at, key) < fired):
                 fired = at, key
         failure = self._first_failure

@@ -241,7 +241,7 @@ class TrafficSource(Part):
         default=None, description="The prefix that client addresses are taken from; left out: the network's first."
     )
     arrivals: Arrivals = Field(description="When connections begin.")
-    life: Life = Field(default_factory=lambda: Life(value=0), description="How long they live.")
+    life: Life = Field(default_factory=lambda: Life.model_validate({"value": "0s"}), description="How long they live.")
     keep_alive: PositiveDuration | None = Field(
         default=None, description="After so much idle time within its life, a connection sends a keep-alive."
     )

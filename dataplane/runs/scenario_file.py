@@ -10,6 +10,7 @@ from dataplane.runs.scenario import Alert, Arrivals, Life, Scenario, TrafficSour
 from dataplane.topology.dump import schema as topology_schema
 from dataplane.topology.dump import yaml_text
 from dataplane.topology.load import TopologyError, load_topology, read_document, read_text, validated
+from dataplane.topology.values import format_duration
 
 _EMPTY = "is empty; a scenario has topology, duration and traffic"
 
@@ -46,6 +47,13 @@ def load_scenario(path: str | os.PathLike[str]) -> Scenario:
     return scenario
 
 
+def files_of(path: str | os.PathLike[str]) -> list[Path]:
+    """The files that a scenario which can be read is made of: its own, and the topology's if it names one."""
+    data = read_document(read_text(path, "scenario"), os.fspath(path), _EMPTY).data
+    named = [Path(path).parent / data["topology"]] if isinstance(data["topology"], str) else []
+    return [Path(path), *named]
+
+
 def dump_scenario(scenario: Scenario, topology: str) -> str:
     """The scenario as YAML with defaults filled in, for a file beside the file `topology`, which has its events too."""
     document = scenario.model_dump(mode="json", exclude={"topology", "events"}, exclude_none=True)
@@ -62,14 +70,9 @@ def scenario_schema() -> dict[str, Any]:
         for key, field in model.model_fields.items():
             default = field.get_default()
             if isinstance(default, int) and properties[key].get("type") == "string":
-                properties[key]["default"] = _duration(default)
+                properties[key]["default"] = format_duration(default)
     topology = result["properties"]["topology"]
     reference = {"$ref": topology.pop("$ref")}
     topology["anyOf"] = [{"type": "string"}, reference]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}
 
-
-def _duration(nanoseconds: int) -> str:
-    from dataplane.topology.values import format_duration
-
-    return format_duration(nanoseconds)
