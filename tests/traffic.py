@@ -61,10 +61,12 @@ SEEN = np.dtype(
 )
 
 
-def topology(ports: str = "1024-65535", **nat: Any) -> dict[str, Any]:
-    """The topology with so many NAT ports."""
+def topology(ports: str = "1024-65535", *, only: str | None = None, **nat: Any) -> dict[str, Any]:
+    """The topology with so many NAT ports, and rules (so, pools) for one protocol only if it is named."""
     service = {**TOPOLOGY["private_link_services"][0], "nat": {"nat_ports": ports, **nat}}
-    return {**TOPOLOGY, "private_link_services": [service]}
+    balancer = service["load_balancer"]
+    rules = [rule for rule in balancer["rules"] if only in (None, rule["protocol"])]
+    return {**TOPOLOGY, "private_link_services": [{**service, "load_balancer": {**balancer, "rules": rules}}]}
 
 
 def source(name: str = "clients", protocol: str = "udp", **settings: Any) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Arrivals(Part):
     rate: Rate | None = Field(default=None, description="Connections per second; of a ramp at first, of a burst in it.")
     to_rate: Rate | None = Field(default=None, description="ramp: the rate that is reached, and kept.")
     over: PositiveDuration | None = Field(default=None, description="ramp: how long it takes.")
-    steps: tuple[RateStep, ...] | None = Field(default=None, min_length=1, description="steps: rates, by time.")
+    steps: tuple[RateStep, ...] | None = Field(default=None, description="steps: rates, by time.")
     on: PositiveDuration | None = Field(default=None, description="on_off: how long a burst lasts.")
     off: PositiveDuration | None = Field(default=None, description="on_off: how long it is between two bursts.")
     off_rate: Rate | None = Field(default=None, description="on_off: the rate between bursts; left out: 0.")
@@ -107,7 +107,7 @@ class Arrivals(Part):
         every = {key for pair in self.KEYS.values() for keys in pair for key in keys}
         words = f"pattern {self.pattern} has {', '.join(needed + possible)}"
         for key in needed:
-            if getattr(self, key) is None:
+            if getattr(self, key) is None or getattr(self, key) == ():
                 raise ValueError(f"{key} is missing; {words}")
         for key in sorted(every - set(needed + possible)):
             if getattr(self, key) is not None:
@@ -298,7 +298,7 @@ class Scenario(Part):
         default=0, description="Decides every random choice; --seed comes first."
     )
     events: tuple[Event, ...] = Field(default=(), description="What happens in the run, besides the topology's events.")
-    traffic: tuple[TrafficSource, ...] = Field(min_length=1, description="The sources of traffic.")
+    traffic: tuple[TrafficSource, ...] = Field(description="The sources of traffic, one at least.")
     alert: Alert = Field(default_factory=Alert, description="The alert that is to warn in time.")
 
     @model_validator(mode="wrap")

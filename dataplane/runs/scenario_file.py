@@ -9,7 +9,7 @@ from typing import Any
 from dataplane.runs.scenario import Alert, Arrivals, Life, Scenario, TrafficSource
 from dataplane.topology.dump import schema as topology_schema
 from dataplane.topology.dump import yaml_text
-from dataplane.topology.load import TopologyError, load_topology, read_document, read_text, validated
+from dataplane.topology.load import Problem, TopologyError, load_topology, read_document, read_text, validated
 from dataplane.topology.values import format_duration
 
 _EMPTY = "is empty; a scenario has topology, duration and traffic"
@@ -18,10 +18,11 @@ _EMPTY = "is empty; a scenario has topology, duration and traffic"
 class ScenarioError(TopologyError):
     """A scenario file that cannot be used: `problems` of its own, and `topology`, those of the file that it names."""
 
-    def __init__(self, source: str, error: TopologyError | None, topology: TopologyError | None) -> None:
-        super().__init__(source, [] if error is None else error.problems)
+    def __init__(self, source: str, problems: list[Problem], topology: TopologyError | None) -> None:
+        super().__init__(source, problems)
         self.topology = topology
-        self.args = ("\n".join(str(e) for e in (error, topology) if e is not None),)
+        if topology is not None:
+            self.args = ("\n".join(filter(None, (str(self), str(topology)))),)
 
 
 def load_scenario(path: str | os.PathLike[str]) -> Scenario:
@@ -30,20 +31,20 @@ def load_scenario(path: str | os.PathLike[str]) -> Scenario:
     The topology that it names is sought from the scenario file's own folder.
     """
     source = os.fspath(path)
-    wrong_topology: TopologyError | None = None
+    wrong: TopologyError | None = None
     try:
         document = read_document(read_text(path, "scenario"), source, _EMPTY)
-        if isinstance(document.data, dict) and isinstance(name := document.data.get("topology"), str):
+        data = document.data
+        if isinstance(data, dict) and isinstance(name := data.get("topology"), str):
             try:
-                document.data["topology"] = load_topology(Path(path).parent / name)
+                data["topology"] = load_topology(Path(path).parent / name)
             except TopologyError as error:
-                wrong_topology = error
-                document.data["topology"] = {}  # what else is wrong can still be said
+                wrong = error
+                del data["topology"]  # what else is wrong can still be said
         scenario = validated(document, source, Scenario)
     except TopologyError as error:
-        raise ScenarioError(source, error, wrong_topology) from None
-    if wrong_topology is not None:
-        raise ScenarioError(source, None, wrong_topology)
+        problems = [problem for problem in error.problems if wrong is None or problem.path != "topology"]
+        raise ScenarioError(source, problems, wrong) from None
     return scenario
 
 

@@ -36,6 +36,8 @@ def _times(scenario: Draft) -> Iterator[Finding]:
 
 
 def _names(scenario: Draft) -> Iterator[Finding]:
+    if scenario.is_list("traffic") and not scenario.count("traffic"):
+        yield Finding(scenario.at("traffic"), "is an empty list; write one source of traffic at least")
     seen: set[str] = set()
     for source in scenario.children("traffic"):
         name = source.field("name")

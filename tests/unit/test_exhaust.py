@@ -53,7 +53,7 @@ def test_ports_suffice_if_there_are_as_many_as_rate_times_holding_time(ports: st
     if fails:
         assert result.findings["first_failure"]["time_seconds"] == pytest.approx(15.93)
     else:  # 1602 or 1603 in use, of 1632
-        assert 100 * 29 / 1632 <= result.findings["lowest_availability"]["percent"] <= 100 * 30 / 1632
+        assert round(16.32 * result.findings["lowest_availability"]["percent"]) in (29, 30)
 
 
 def test_port_seconds_are_the_lives_of_sessions() -> None:
@@ -97,10 +97,10 @@ def test_the_warm_up_is_left_out_of_the_findings() -> None:
 
 
 def test_the_average_of_a_minute_hides_what_lies_between() -> None:
-    """A burst of 3 s takes all ports; over its minute the metric shows that a tenth was in use."""
+    """A burst of 3 s takes all ports; over its minute the metric shows that a twelfth was in use."""
     arrivals = {"pattern": "constant", "rate": 1000, "start": "90s", "stop": "93s"}
     result = run(
-        source(arrivals=arrivals), topology=topology("1024-2023", timeouts={"udp": "5s"}), duration="4m"
+        source(arrivals=arrivals), topology=topology("1024-2023", only="udp", timeouts={"udp": "5s"}), duration="4m"
     )
     told = result.findings["nat_ips"][0]
     assert told["lowest_availability_percent"] == 0.0
@@ -112,10 +112,10 @@ def test_the_average_of_a_minute_hides_what_lies_between() -> None:
 
 
 def test_an_alert_warns_as_early_as_the_metric_rises() -> None:
-    """1 of 600 ports a second: 80 % after 480 s; minute 8 averages 85 %, is over at 540 s, and is seen 2 minutes later."""
+    """1 of 600 ports a second: 80 % after 480 s. Minute 8 averages 85 %, is over at 540 s, and seen 2 minutes later."""
     arrivals = {"pattern": "constant", "rate": 1}
-    result = run(source(arrivals=arrivals, life={"value": "1h"}, keep_alive="200s"), topology=topology(SMALL),
-                 duration="15m")  # fmt: skip
+    result = run(source(arrivals=arrivals, life={"value": "1h"}, keep_alive="200s"),
+                 topology=topology(SMALL, only="udp"), duration="15m")  # fmt: skip
     alert = result.findings["alert"]
     assert result.findings["first_failure"]["time_seconds"] == 600
     assert alert["fired_seconds"] == 660

@@ -1,4 +1,4 @@
-"""Generated traffic: when connections begin, how long they live, what they send, and that nothing depends on slicing."""
+"""Generated traffic: when connections begin, how long they live, what they send; nothing depends on slicing."""
 
 from __future__ import annotations
 
@@ -370,7 +370,8 @@ def test_clients_may_be_in_a_peered_network() -> None:
 MIXED = (
     source("web", "tcp", life={"distribution": "exponential", "mean": "300ms"}, request={"bytes": 500},
            response={"bytes": 3000}, ends={"fin": 1, "rst": 1, "never": 1}, retries=2, hosts=1),
-    source("names", response={"bytes": 100}, arrivals={"pattern": "on_off", "rate": 300, "on": "300ms", "off": "500ms"}),
+    source("names", response={"bytes": 100},
+           arrivals={"pattern": "on_off", "rate": 300, "on": "300ms", "off": "500ms"}),
     source("ticks", "tcp", arrivals={"pattern": "constant", "rate": 100}, life={"value": "1s"}, keep_alive="200ms"),
 )  # fmt: skip
 
