@@ -176,3 +176,16 @@ def test_the_schema_describes_every_key_and_accepts_what_the_reader_accepts() ->
         for key, described in part.get("properties", {}).items():
             assert described.get("description") or "$ref" in json.dumps(described), f"{name}.{key}"
     assert schema["properties"]["warm_up"]["default"] == "0s"
+
+
+def test_the_example_of_the_documentation_is_right(tmp_path: Path) -> None:
+    """docs/exhaust.md, with a service for both of its endpoints."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "exhaust.md").read_text()
+    example = text.split("```yaml\n")[1].split("```")[0]
+    udp = "{protocol: udp, frontend_port: 53, backend_port: 53}"
+    both = TOPOLOGY.replace("backend_port: 8443}", f"backend_port: 8443}}, {udp}")
+    both += "  - {name: pe-fabrikam, virtual_network: contoso, ip: 10.0.1.6, target: orders}\n"
+    (tmp_path / "topology.yaml").write_text(both)
+    (tmp_path / "scenario.yaml").write_text(example)
+    scenario = load_scenario(tmp_path / "scenario.yaml")
+    assert [source.name for source in scenario.traffic] == ["web", "names"]
