@@ -75,6 +75,8 @@ SOURCE = np.dtype(
         ("segments", np.int64),
         ("period", np.int64),  # after which the segments come again; 0: never
         ("even", np.int64),  # arrivals are evenly spaced
+        ("first_time", np.int64),  # into Traffic.times
+        ("times", np.int64),  # how many moments are given; 0: the segments say when
         ("until", np.int64),  # no arrival at or after
         ("round_trip", np.int64),
         ("answer", np.int64),
@@ -92,8 +94,8 @@ SOURCE = np.dtype(
         # where it stands
         ("next_time", np.int64),
         ("number", np.int64),  # of the next connection, from 0
-        ("segment", np.int64),
-        ("cycle", np.int64),  # when the current round of segments began
+        ("segment", np.int64),  # or the next of the given moments
+        ("cycle", np.int64),  # when the current round of segments, or of moments, began
         ("passed", np.float64),  # connections expected since the segment began
         ("cursor", np.int64),  # the client tuple to be tried next
         ("busy", np.int64),  # client tuples in use
@@ -163,6 +165,7 @@ class Traffic(Bundle):
     status: NDArray[Any]
     sources: NDArray[Any]
     segments: NDArray[Any]
+    times: NDArray[np.int64]  # of captured connections, from the beginning of a round
     hosts: NDArray[np.int64]
     busy: NDArray[np.uint64]
     connections: NDArray[Any]
@@ -193,6 +196,9 @@ def next_arrival(traffic: Any, which: Any) -> None:
     Points are a unit apart (the first at 0), or exponential gaps apart: then arrivals are a Poisson process.
     """
     source = traffic.sources[which]
+    if source["times"] > 0:
+        _next_given(traffic, source)
+        return
     if source["even"]:
         gap = 1.0 if source["number"] > 0 else 0.0
     else:
@@ -226,6 +232,21 @@ def next_arrival(traffic: Any, which: Any) -> None:
                 return
             source["segment"] = 0
             source["cycle"] += source["period"]
+
+
+@inlined
+def _next_given(traffic: Any, source: Any) -> None:
+    """The same for connections that begin at given moments."""
+    source["next_time"] = NEVER
+    if source["segment"] == source["times"]:
+        if source["period"] == 0:
+            return
+        source["segment"] = 0
+        source["cycle"] += source["period"]
+    time = source["cycle"] + traffic.times[source["first_time"] + source["segment"]]
+    source["segment"] += 1
+    if time < source["until"]:
+        source["next_time"] = time
 
 
 @inlined

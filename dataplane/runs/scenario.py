@@ -25,7 +25,7 @@ from dataplane.topology.check import findings_of
 from dataplane.topology.draft import Finding
 from dataplane.topology.model import Event, Protocol, Topology
 from dataplane.topology.parts import Part
-from dataplane.topology.values import LOWER_CASE, Duration, Name, Port, PositiveDuration, Prefix, shown
+from dataplane.topology.values import LOWER_CASE, Count, Duration, Name, Port, PositiveDuration, Prefix, Text, shown
 
 MINUTE = 60_000_000_000
 
@@ -53,6 +53,7 @@ def _number(low: float, high: float) -> WithJsonSchema:
 
 
 Rate = Annotated[float, _between(0, 1e7, "a rate in connections per second"), _number(0, 1e7)]
+Speed = Annotated[float, _between(1e-6, 1e6, "a speed"), _number(1e-6, 1e6)]
 Share = Annotated[float, _between(0, 1e9, "a share"), _number(0, 1e9)]
 Shape = Annotated[float, _between(0.01, 100, "a shape"), _number(0.01, 100)]
 Percent = Annotated[float, _between(0, 100, "a percentage"), _number(0, 100)]
@@ -76,11 +77,12 @@ class Arrivals(Part):
         "steps": (("steps",), ()),
         "on_off": (("rate", "on", "off"), ("off_rate",)),
         "daily": (("low", "high"), ("period", "highest_at")),
+        "capture": (("file",), ("copies", "speed", "repeat")),
     }
 
-    pattern: Literal["constant", "poisson", "ramp", "steps", "on_off", "daily"] = Field(
+    pattern: Literal["constant", "poisson", "ramp", "steps", "on_off", "daily", "capture"] = Field(
         description="How the rate goes: always the same (evenly spaced, or a Poisson process), from one rate to "
-        "another, in steps, in bursts, up and down like a day."
+        "another, in steps, in bursts, up and down like a day, or as in a capture."
     )
     rate: Rate | None = Field(default=None, description="Connections per second; of a ramp at first, of a burst in it.")
     to_rate: Rate | None = Field(default=None, description="ramp: the rate that is reached, and kept.")
@@ -95,6 +97,12 @@ class Arrivals(Part):
     highest_at: Duration | None = Field(
         default=None, description="daily: when the rate is highest; left out: after half of it."
     )
+    file: Text | None = Field(
+        default=None, description="capture: pcap or pcapng, from the scenario file's folder; its new connections count."
+    )
+    copies: Count | None = Field(default=None, description="capture: how many connections begin for each; left out: 1.")
+    speed: Speed | None = Field(default=None, description="capture: how many times as fast time goes; left out: 1.")
+    repeat: StrictBool | None = Field(default=None, description="capture: begin again at its end; left out: false.")
     spacing: Literal["even", "poisson"] | None = Field(
         default=None, description="Evenly spaced, or at random; left out: even for constant, else poisson."
     )
@@ -112,6 +120,8 @@ class Arrivals(Part):
         for key in sorted(every - set(needed + possible)):
             if getattr(self, key) is not None:
                 raise ValueError(f"{key} does not go with pattern {self.pattern}; {words}")
+        if self.pattern == "capture" and self.spacing is not None:
+            raise ValueError("spacing does not go with pattern capture, which says when each connection begins")
         if self.stop is not None and self.stop <= self.start:
             raise ValueError("stops before it starts; write a stop later than start")
         if self.steps is not None and any(b.at <= a.at for a, b in zip(self.steps, self.steps[1:], strict=False)):

@@ -28,13 +28,15 @@ class ScenarioError(TopologyError):
 def load_scenario(path: str | os.PathLike[str]) -> Scenario:
     """Read a scenario file, YAML 1.2 or JSON, in UTF-8. Raises ScenarioError with every fault found.
 
-    The topology that it names is sought from the scenario file's own folder.
+    The files that it names are sought from the scenario file's own folder.
     """
     source = os.fspath(path)
     wrong: TopologyError | None = None
     try:
         document = read_document(read_text(path, "scenario"), source, _EMPTY)
         data = document.data
+        for arrivals in _captures(data):
+            arrivals["file"] = str(Path(path).parent.resolve() / arrivals["file"])
         if isinstance(data, dict) and isinstance(name := data.get("topology"), str):
             try:
                 data["topology"] = load_topology(Path(path).parent / name)
@@ -49,10 +51,19 @@ def load_scenario(path: str | os.PathLike[str]) -> Scenario:
 
 
 def files_of(path: str | os.PathLike[str]) -> list[Path]:
-    """The files that a scenario which can be read is made of: its own, and the topology's if it names one."""
+    """The files that a scenario which can be read is made of: its own and those that it names."""
     data = read_document(read_text(path, "scenario"), os.fspath(path), _EMPTY).data
-    named = [Path(path).parent / data["topology"]] if isinstance(data["topology"], str) else []
-    return [Path(path), *named]
+    named = [data["topology"]] if isinstance(data["topology"], str) else []
+    named += [arrivals["file"] for arrivals in _captures(data)]
+    return [Path(path), *(Path(path).parent / name for name in named)]
+
+
+def _captures(data: Any) -> list[dict[str, Any]]:
+    """The `arrivals` of raw data that name a capture."""
+    traffic = data.get("traffic") if isinstance(data, dict) else None
+    sources = [source for source in traffic if isinstance(source, dict)] if isinstance(traffic, list) else []
+    arrivals = [source.get("arrivals") for source in sources]
+    return [a for a in arrivals if isinstance(a, dict) and isinstance(a.get("file"), str)]
 
 
 def dump_scenario(scenario: Scenario, topology: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import IPv4Network
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -25,6 +26,11 @@ def broken_rules(data: object) -> list[Finding]:
         used: dict[str, set[int]] = {}
         for source in draft.children("traffic"):
             findings += _source(source, topology, used)
+    for source in draft.children("traffic"):
+        arrivals = source.child("arrivals")
+        name = arrivals.field("file")
+        if name is not None and not Path(name).is_file():
+            findings.append(Finding(arrivals.at("file"), f"{name}: no such file; name a capture", name))
     return findings
 
 

@@ -15,6 +15,7 @@ from dataplane.nat.hashing import key64
 from dataplane.packets.batch import FRAME, PacketBatch
 from dataplane.packets.headers import LINK_ETHERNET, PROTOCOL_TCP, PROTOCOL_UDP
 from dataplane.records import OUTCOME
+from dataplane.runs.captured import new_connections
 from dataplane.runs.connections import (
     BUCKETS,
     CONNECTION,
@@ -69,6 +70,7 @@ class Generator:
         points = {network.name: number for number, network in enumerate(topology.virtual_networks)}
         sources = np.zeros(len(scenario.traffic), SOURCE)
         segments: list[tuple[int, int, float, float]] = []
+        times = [np.zeros(0, np.int64)]
         hosts: list[int] = []
         words = 0
         used: dict[str, set[int]] = {}
@@ -84,9 +86,14 @@ class Generator:
             )
             row["first_word"] = words
             words += -(-source.hosts * EPHEMERAL_PORTS // 64)
-            pieces, period = pieces_of(source.arrivals)
-            row["first_segment"], row["segments"], row["period"] = len(segments), len(pieces), period
-            segments += pieces
+            if source.arrivals.pattern == "capture":
+                moments, row["period"] = given_moments(source.arrivals, source.protocol)
+                row["first_time"], row["times"] = sum(map(len, times)), len(moments)
+                times.append(moments)
+            else:
+                pieces, row["period"] = pieces_of(source.arrivals)
+                row["first_segment"], row["segments"] = len(segments), len(pieces)
+                segments += pieces
             row["cycle"] = origin_ns + source.arrivals.start
             row["until"] = origin_ns + min(scenario.duration, source.arrivals.stop or scenario.duration)
             row["even"] = source.arrivals.is_even
@@ -99,6 +106,7 @@ class Generator:
             status,
             sources,
             np.array(segments, SEGMENT),
+            np.concatenate(times),
             np.array(hosts, np.int64),
             np.zeros(words, np.uint64),
             np.zeros(1024, CONNECTION),
@@ -198,6 +206,15 @@ def pieces_of(arrivals: Arrivals) -> tuple[list[tuple[int, int, float, float]], 
             (begins[k], begins[k + 1] - begins[k], max(rates[k], 0.0), max(rates[k + 1], 0.0)) for k in range(_PIECES)
         ], period
     return [(0, far, rate, rate)], 0
+
+
+def given_moments(arrivals: Arrivals, protocol: str) -> tuple[NDArray[np.int64], int]:
+    """When a capture's connections begin, as often and as fast as asked for, and after how long they come again."""
+    assert arrivals.file is not None
+    times, length = new_connections(arrivals.file, protocol)
+    speed = arrivals.speed or 1.0
+    times = np.repeat((times / speed).astype(np.int64), arrivals.copies or 1)
+    return times, max(1, round(length / speed)) if arrivals.repeat else 0
 
 
 def divisor_of_a_second(most: int) -> int:

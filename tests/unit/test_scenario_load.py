@@ -145,6 +145,16 @@ def test_a_fault_is_told_with_its_line(folder: Path, change: tuple[str, str], fa
     assert any(fault in line for line in told), told
 
 
+def test_a_capture_is_found_beside_the_scenario(folder: Path) -> None:
+    (folder / "monday.pcap").write_bytes(b"")
+    path = folder / "scenario.yaml"
+    path.write_text(GOOD.replace("{pattern: poisson, rate: 100}", "{pattern: capture, file: monday.pcap}"))
+    assert load_scenario(path).traffic[0].arrivals.file == str(folder / "monday.pcap")
+    assert files_of(path) == [path, folder / "topology.yaml", folder / "monday.pcap"]
+    told = faults(folder, path.read_text().replace("monday", "friday"))
+    assert told == ["scenario.yaml:7: traffic[0].arrivals.file: friday.pcap: no such file; name a capture"]
+
+
 def test_faults_of_the_topology_file_are_told_with_its_own_lines(folder: Path) -> None:
     (folder / "topology.yaml").write_text(TOPOLOGY.replace("target: orders", "target: order"))
     told = faults(folder, GOOD.replace("10m", "10"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from scapy.all import IP, TCP, UDP, Ether
 
+from dataplane.capture import PcapWriter
 from dataplane.kernel import COMPILED
+from dataplane.packets.batch import PacketBatch
 from dataplane.packets.headers import ACK, FIN, RST, SYN
 from dataplane.runs.connections import EPHEMERAL_PORTS
+from dataplane.runs.folder import RunError
 from tests.traffic import generate, scenario, source
 
 _SECOND = 1_000_000_000
@@ -402,3 +406,52 @@ def test_every_connection_is_accounted_for() -> None:
         over = row["completed"] + row["failed"] + row["broken"] + row["no_client_port"]
         assert 0 <= row["started"] - over <= row["busy"]
         assert row["started"] == row["number"]
+
+
+# --- arrivals of a capture --------------------------------------------------------------------------------------------
+
+
+def captured(path: Path, protocol: str = "tcp", **settings: Any) -> dict[str, Any]:
+    return source(protocol=protocol, arrivals={"pattern": "capture", "file": str(path), **settings}, ends={"rst": 1})
+
+
+@pytest.fixture
+def syns(tmp_path: Path) -> Path:
+    """Three connections, at 0, 1.5 and 4 s; a datagram at 2 s; the last packet after 5 s."""
+    frames, times = [], [0, 1_500, 2_000, 4_000, 5_000]
+    for number, kind in enumerate("SSUSA"):
+        last = number - (kind == "A")
+        transport = UDP(sport=999, dport=53) if kind == "U" else TCP(sport=2000 + last, dport=80, flags=kind)
+        frames.append(bytes(Ether() / IP(src="172.16.0.9", dst="172.16.5.5") / transport))
+    with PcapWriter(tmp_path / "three.pcap") as file:
+        file.write_batch(PacketBatch.from_bytes(frames, [time * 1_000_000 for time in times]))
+    return tmp_path / "three.pcap"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0, 1500, 4000]),
+        ({"copies": 2}, [0, 0, 1500, 1500, 4000, 4000]),
+        ({"speed": 2}, [0, 750, 2000]),
+        ({"start": "1s", "stop": "4s"}, [1000, 2500]),
+        ({"repeat": True}, [0, 1500, 4000, 5000, 6500, 9000]),
+        ({"repeat": True, "speed": 2, "stop": "6s"}, [0, 750, 2000, 2500, 3250, 4500, 5000, 5750]),
+    ],
+)
+def test_connections_begin_as_in_a_capture(syns: Path, settings: dict[str, Any], expected: list[int]) -> None:
+    packets, _ = generate(scenario(captured(syns, **settings)))
+    begun = packets["time"][packets["flags"] == SYN]
+    assert (begun // 1_000_000).tolist() == expected
+
+
+def test_only_connections_of_the_sources_protocol_count(syns: Path) -> None:
+    packets, _ = generate(scenario(captured(syns, "udp")))
+    assert (packets["time"] // 1_000_000).tolist() == [2000]
+
+
+def test_a_capture_in_which_nobody_connects_is_refused(tmp_path: Path) -> None:
+    with PcapWriter(tmp_path / "empty.pcap") as file:
+        file.write_batch(PacketBatch.from_bytes([]))
+    with pytest.raises(RunError, match="no tcp connection begins in it"):
+        generate(scenario(captured(tmp_path / "empty.pcap")))
