@@ -131,9 +131,9 @@ def _picture(moment: Moment, elapsed: float) -> Table:
 
     table = Table(box=None, show_header=False, pad_edge=False)
     speed = moment.seconds / max(elapsed, 1e-9)
-    table.add_row("time", ProgressBar(moment.duration, moment.seconds, width=40), _clock(moment, speed))
+    table.add_row("time", ProgressBar(moment.duration, moment.seconds, width=30), _clock(moment, speed))
     for service, nat_ip, free in moment.availability[:_MOST_NAT_IPS]:
-        table.add_row(f"{service} {nat_ip}", ProgressBar(1.0, free, width=40), f"{100 * free:7.3f} % of ports free")
+        table.add_row(f"{service} {nat_ip}", ProgressBar(1.0, free, width=30), f"{100 * free:7.3f} % free")
     more = len(moment.availability) - _MOST_NAT_IPS
     if more > 0:
         table.add_row(f"… and {more} more", "", "")
@@ -142,5 +142,5 @@ def _picture(moment: Moment, elapsed: float) -> Table:
 
 
 def _clock(moment: Moment, speed: float) -> str:
-    return f"{moment.seconds:,.0f} of {moment.duration:,.0f} s, {speed:,.0f} times as fast as time"
+    return f"{moment.seconds:,.0f} of {moment.duration:,.0f} s, {speed:,.0f}x real time"
 

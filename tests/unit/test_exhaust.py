@@ -198,3 +198,28 @@ def test_progress_is_told_every_second() -> None:
     assert [moment.seconds for moment in told] == [1.0, 2.0, 2.5]
     assert [moment.sessions for moment in told] == [10, 20, 25]
     assert told[-1].availability[0][:2] == ("orders", "192.168.50.4")
+
+
+@pytest.mark.parametrize("profile", ["azure-pls", "azure-natgw", "azure-slb", "gcp-psc", "rfc", "linux", "vpp"])
+def test_every_profile_can_be_exhausted(profile: str) -> None:
+    """Also those that translate fragments, for which packets take another way in."""
+    arrivals = {"pattern": "constant", "rate": 100}
+    clients = source(protocol="tcp", arrivals=arrivals, life={"value": "10s"}, request={"bytes": 100})
+    nat = {"profile": profile, "block_size": 100}
+    result = run(clients, topology=topology("1024-1123", only="tcp", **nat), duration="3s")
+    assert result.findings["first_failure"] is not None or profile == "azure-slb"  # which has its cap of one block
+    failures = result.findings["private_endpoints"][0]["failures"]
+    connections = result.findings["traffic"][0]["connections"]
+    assert connections["opened"] == result.summary["sessions"]["created"] <= 100
+    assert sum(failures.values()) == connections["failed"] >= 200
+
+
+def test_connections_idle_for_too_long_are_broken_and_resets_are_counted() -> None:
+    clients = source(protocol="tcp", arrivals={"pattern": "constant", "rate": 10, "stop": "2s"}, life={"value": "9s"})
+    nat = {"idle_reset": True, "timeouts": {"tcp_established": "4s"}}
+    result = run(clients, topology=topology(SMALL, **nat), duration="20s")
+    assert result.summary["sessions"]["resets_sent"] == 2 * 20
+    assert result.findings["traffic"][0]["connections"]["broken"] == 20
+    kept = run({**clients, "keep_alive": "3s"}, topology=topology(SMALL, **nat), duration="20s")
+    assert kept.summary["sessions"]["resets_sent"] == 0
+    assert kept.findings["traffic"][0]["connections"]["completed"] == 20
