@@ -15,7 +15,7 @@ from dataplane.forwarding.fragments import Sequencer
 from dataplane.forwarding.pipeline import first_wrong
 from dataplane.forwarding.resets import reset_packets
 from dataplane.metrics.series import Series, Sink
-from dataplane.metrics.summary import summarise
+from dataplane.metrics.summary import first_exhaustion, pool_names, summarise
 from dataplane.packets.batch import FIRST_TIME, LAST_TIME, NO_POINT, TIME_UNREPRESENTABLE, WAITED, PacketBatch
 from dataplane.packets.headers import LINK_ETHERNET
 from dataplane.records import CAPTURED_REPLY, OUTCOME, PACKET, RESET_TO_CONSUMER, TO_SERVICE, State
@@ -87,6 +87,23 @@ class ProcessResult:
         return self.outcomes["bytes"]
 
 
+@dataclass(frozen=True)
+class _Extremes:
+    """The lowest and the first of the time until they were taken: of pools, and the clock that saw it."""
+
+    minimum_free: NDArray[np.int32]
+    exhausted: NDArray[Any] | None
+
+    def restored(self, state: State) -> State:
+        """A state that tells of the whole time: a copy of what differs."""
+        pools, clock = state.pools.copy(), state.clock.copy()
+        pools["minimum_free"] = np.minimum(pools["minimum_free"], self.minimum_free)
+        if self.exhausted is not None:
+            for name in ("exhausted_at", "exhausted_by", "exhausted_pool", "exhausted_verdict"):
+                clock[name] = self.exhausted[name]
+        return state.replace(pools=pools, clock=clock)
+
+
 class Simulator:
     """The data plane of a topology, at packet level.
 
@@ -125,6 +142,7 @@ class Simulator:
         translates = any(s.nat.fragments == "translate" for s in topology.private_link_services)
         self._sequencer = Sequencer(np.zeros(1, PACKET)) if translates else None
         self._closed = False
+        self._extremes: _Extremes | None = None
         self.series = Series(topology, on_minute)
 
     # --- packets ---------------------------------------------------------------------------------------------
@@ -232,6 +250,17 @@ class Simulator:
                 f"{len(batch.data)} bytes of data"
             )
 
+    def start(self, *, time_ns: int) -> None:
+        """Let time begin at `time_ns` (nanoseconds since 1970), ahead of the first packet, which begins it otherwise.
+
+        Events and `…_seconds` are counted from here. Raises ValueError if time has begun.
+        """
+        if self._core.clock["started"]:
+            raise ValueError("time has begun; start() comes before the first packet")
+        if not FIRST_TIME <= time_ns <= LAST_TIME:
+            raise ValueError(f"{time_ns} ns is no time that a clock can have")
+        self._core.start(time_ns)
+
     def advance(self, to: float | None = None, *, to_ns: int | None = None) -> None:
         """Let time pass up to `to` seconds (or `to_ns` nanoseconds): sessions end, held ports are released.
 
@@ -296,7 +325,32 @@ class Simulator:
 
     def summary(self) -> dict[str, Any]:
         """All counters and the state of every NAT pool, as of the clock: the object of `summary.json`."""
-        return summarise(self.topology, self._core.state, self.series, self.seed)
+        state = self._core.state
+        if self._extremes is not None:
+            state = self._extremes.restored(state)
+        return summarise(self.topology, state, self.series, self.seed)
+
+    def take_extremes(self) -> tuple[NDArray[np.int32], dict[str, Any] | None]:
+        """The fewest free ports that each of `pools` had since the last call, and the first exhaustion since then.
+
+        That is an object like `first_exhaustion` of `summary`, or None. `summary` tells of the whole time all the same.
+        Raises ValueError where several workers share the state.
+        """
+        if self._crew is not None:
+            raise ValueError("take_extremes() needs a simulator with one worker")
+        state = self._core.state
+        first = first_exhaustion(self.topology, state)
+        lowest = state.pools["minimum_free"].copy()
+        before = self._extremes or _Extremes(lowest, None)
+        exhausted = state.clock.copy() if first is not None and before.exhausted is None else before.exhausted
+        self._extremes = _Extremes(np.minimum(lowest, before.minimum_free), exhausted)
+        state.pools["minimum_free"] = state.pools["free"]
+        state.clock[0]["exhausted_pool"] = -1
+        return lowest, first
+
+    def pool_names(self, number: int) -> dict[str, str]:
+        """What row `number` of `pools` is called: `service`, `nat_ip`, `protocol`, `backend`."""
+        return pool_names(self.topology, self._core.state, number)
 
     def take_ended_sessions(self) -> NDArray[Any]:
         """The sessions that ended since the last call (rows of `dataplane.records.ENDED`, in order of their end)."""

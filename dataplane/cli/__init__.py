@@ -21,6 +21,7 @@ _COMMANDS = {
     "replay": "Send captures through the Private Link service.",
     "diff": "Tell what changed between two runs.",
     "report": "Make one offline HTML page of a run.",
+    "exhaust": "Run a NAT exhaustion experiment.",
     "topology": "Check, show and infer topologies.",
     "warmup": "Compile the kernels for this processor, once.",
 }

@@ -67,7 +67,7 @@ def summarise(topology: Topology, state: State, series: Series, seed: int) -> di
             "ended": {word: int(count) for word, count in zip(END_WORDS, state.ended, strict=True)},
             "resets_sent": int(clock["resets_sent"]),
         },
-        "first_exhaustion": _first_exhaustion(topology, state),
+        "first_exhaustion": first_exhaustion(topology, state),
         "times": {"backward": int(clock["backward_times"]), "unusable": int(clock["unusable_times"])},
         "duration_seconds": (int(clock["now"]) - int(clock["origin"])) / 1e9 if clock["started"] else 0.0,
         "seed": seed,
@@ -121,21 +121,29 @@ def _nat_ip(service: PrivateLinkService, address: str, state: State, nat_ip: Any
     }
 
 
-def _first_exhaustion(topology: Topology, state: State) -> dict[str, Any] | None:
+def first_exhaustion(topology: Topology, state: State) -> dict[str, Any] | None:
+    """The first time that a session found no free port (section `first_exhaustion`), or None."""
     clock = state.clock[0]
     if clock["exhausted_pool"] < 0:
         return None
-    pool = state.pools[clock["exhausted_pool"]]
+    return {
+        "time_seconds": (int(clock["exhausted_at"]) - int(clock["origin"])) / 1e9,
+        **pool_names(topology, state, int(clock["exhausted_pool"])),
+        "reason": str(Verdict(int(clock["exhausted_verdict"]))),
+    }
+
+
+def pool_names(topology: Topology, state: State, number: int) -> dict[str, str]:
+    """What a row of `state.pools` is called: service, NAT IP, protocol, backend."""
+    pool = state.pools[number]
     row = state.nat_ips[pool["nat_ip"]]
     service = topology.private_link_services[row["service"]]
     protocols = protocols_of(service)
     backends = service.load_balancer.backend_pool
     protocol, backend = divmod(int(pool["number"]) % (len(protocols) * len(backends)), len(backends))
     return {
-        "time_seconds": (int(clock["exhausted_at"]) - int(clock["origin"])) / 1e9,
         "service": service.name,
         "nat_ip": str(nat_ips_of(topology, service)[row["index"]]),
         "protocol": protocols[protocol],
         "backend": str(backends[backend]),
-        "reason": str(Verdict(int(clock["exhausted_verdict"]))),
     }

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, TextIO
 FILES = (
     "manifest.json",
     "topology.yaml",
+    "scenario.yaml",
     "summary.json",
     "metrics.csv",
     "sessions.csv",
@@ -36,6 +37,15 @@ SCHEMA_VERSION = 1
 
 class RunError(ValueError):
     """A run cannot begin or go on; the message is one line for the user."""
+
+
+def keep_inputs(inputs: Iterable[str], folder: Path | None, others: Iterable[Path] = ()) -> None:
+    """Refuse outputs that would take the place of an input (a run's folder replaces or removes all of its files)."""
+    outputs = [*others, *(folder / name for name in FILES if folder is not None)]
+    places = {os.path.realpath(path) for path in outputs}
+    for path in inputs:
+        if os.path.realpath(path) in places:
+            raise RunError(f"{path}: is an input, and an output would take its place; name another output")
 
 
 class WholeFiles:

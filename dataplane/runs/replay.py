@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dataplane.capture import CaptureReader
 from dataplane.capture.merge import merge
@@ -22,7 +22,7 @@ from dataplane.metrics.figures import figures
 from dataplane.metrics.series import MetricRow
 from dataplane.packets.batch import PacketBatch
 from dataplane.packets.headers import KNOWN_LINK_TYPES
-from dataplane.runs.folder import FILES, RunError, RunFolder, manifest
+from dataplane.runs.folder import RunError, RunFolder, keep_inputs, manifest
 from dataplane.runs.infer import CONSUMER, PROVIDER, infer_topology
 from dataplane.runs.record import BACKBONE, Recorder
 from dataplane.runs.sessions_csv import SessionsFile
@@ -135,16 +135,10 @@ def _crew(job: Replay) -> Crew | None:
 
 def _keep_inputs(job: Replay, sources: list[Source]) -> None:
     """Refuse outputs that would take the place of an input (a run's folder replaces or removes all of its files)."""
-    outputs = list(job.pcaps.values())
-    if job.folder is not None:
-        outputs += [job.folder / name for name in FILES]
-    places = {os.path.realpath(path) for path in outputs}
     inputs = [source.path for source in sources if source.path != "-"]
     if job.topology_path is not None:
         inputs.append(str(job.topology_path))
-    for path in inputs:
-        if os.path.realpath(path) in places:
-            raise RunError(f"{path}: is an input, and an output would take its place; name another output")
+    keep_inputs(inputs, job.folder, job.pcaps.values())
 
 
 def infer(sources: list[Source], damage: list[str] | None = None) -> Topology:
@@ -171,7 +165,7 @@ def _run(
     progress: Progress | None,
 ) -> Replayed:
     keep = job.folder is not None
-    minutes = _minutes_file(folder) if keep else None
+    minutes = minutes_file(folder) if keep else None
     simulator = Simulator(
         topology, job.seed, sessions_log=keep, on_minute=minutes, workers=crew or 1, rows=1 << 16
     )
@@ -232,13 +226,17 @@ def _run(
     return result
 
 
-def send_and_record(simulator: Simulator, batch: PacketBatch, recorder: Recorder) -> None:
-    """Feed a batch, and record what became of it if anybody wants to know."""
+def send_and_record(
+    simulator: Simulator, batch: PacketBatch, recorder: Recorder, outcomes: NDArray[Any] | None = None
+) -> None:
+    """Feed a batch, and record what became of it; `outcomes` (rows of OUTCOME) are filled if they are given."""
     if not recorder.active:
-        simulator.feed(batch)
+        simulator.feed(batch, *([] if outcomes is None else [outcomes]))
         simulator.take_reset_packets()
         return
-    came, outcomes = recorder.prepare(batch)
+    came, room = recorder.prepare(batch)
+    if outcomes is None:
+        outcomes = room
     before = simulator.clock["received"]
     simulator.feed(batch, outcomes)
     resets, told, received = simulator.take_reset_packets()
@@ -273,7 +271,8 @@ def interruption() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _minutes_file(folder: RunFolder) -> Callable[[list[MetricRow]], None]:
+def minutes_file(folder: RunFolder) -> Callable[[list[MetricRow]], None]:
+    """Begin the run's `metrics.csv`; what is returned appends rows to it."""
     writer = csv.writer(folder.text("metrics.csv"), lineterminator="\n")
     names = [field.name for field in fields(MetricRow)]
     writer.writerow(names)

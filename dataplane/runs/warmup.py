@@ -8,7 +8,9 @@ from pathlib import Path
 
 from dataplane.capture import PcapngWriter, PcapWriter
 from dataplane.packets.batch import PacketBatch
+from dataplane.runs.exhaust import Exhaust, exhaust
 from dataplane.runs.replay import Replay, infer, replay
+from dataplane.runs.scenario import Scenario
 from dataplane.runs.sources import parse_sources
 from dataplane.topology import Topology
 
@@ -21,7 +23,7 @@ _SYN = (
 
 
 def warm_up() -> None:
-    """Run what a replay can run, on two captures of two packets."""
+    """Run what a replay can run, on two captures of two packets, and an experiment of a second."""
     with tempfile.TemporaryDirectory(prefix="dataplane-") as name:
         folder = Path(name)
         batch = PacketBatch.from_bytes([_SYN, _SYN], [0, 400_000_000_000])
@@ -37,6 +39,10 @@ def warm_up() -> None:
         # A single pcap's records are rewritten where they are.
         replay(Replay(captures[:1], pcaps={"consumer": folder / "d.pcap"}))
         # Where fragments are translated, there is one kernel more.
-        document = infer(parse_sources(captures[:1], set())).model_dump(mode="json")
+        topology = infer(parse_sources(captures[:1], set()))
+        document = topology.model_dump(mode="json")
         document["private_link_services"][0]["nat"]["fragments"] = "translate"
         replay(Replay(captures[:1], topology=Topology.model_validate(document)))
+        endpoint = topology.private_endpoints[0].name
+        source = {"name": "all", "endpoint": endpoint, "port": 443, "arrivals": {"pattern": "poisson", "rate": 20}}
+        exhaust(Exhaust(Scenario.model_validate({"topology": topology, "duration": "1s", "traffic": [source]})))

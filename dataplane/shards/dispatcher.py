@@ -66,15 +66,18 @@ class Dispatcher:
         begin = 0
         while begin < len(frames):
             if not clock["started"]:
-                now = int(time_of(clock, frames[0]))
-                start(self.front, np.int64(now))
-                self._crew.each("start", now)
+                self.start(int(time_of(clock, frames[0])))
             end = int(take_turns(clock, frames, begin, self._turns))
             if end == begin:
                 self._pass_stop(end_minute, int(frames["time_ns"][begin]))
             else:
                 self._treat(batch, outcomes, begin, end)
             begin = end
+
+    def start(self, now_ns: int) -> None:
+        """Time begins at `now_ns`."""
+        start(self.front, np.int64(now_ns))
+        self._crew.each("start", now_ns)
 
     def advance(self, now_ns: int, end_minute: EndMinute) -> None:
         """Let time pass up to `now_ns`, once it has begun; the clock moves there."""

@@ -4,6 +4,7 @@ import io
 import re
 from typing import Any
 
+from pydantic import BaseModel
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.representer import RoundTripRepresenter
@@ -34,14 +35,19 @@ def _null(representer: _Representer, value: None) -> Any:
 _Representer.add_representer(type(None), _null)
 
 
-def to_yaml(topology: Topology) -> str:
+def to_yaml(part: BaseModel) -> str:
     """YAML text, keys in the order of the models, lists of plain values on one line."""
+    return yaml_text(part.model_dump(mode="json"))
+
+
+def yaml_text(document: dict[str, Any]) -> str:
+    """The same of plain data."""
     yaml = YAML()
     yaml.Representer = _Representer
     yaml.width = 200
     yaml.indent(mapping=2, sequence=4, offset=2)
     stream = io.StringIO()
-    yaml.dump(_styled(topology.model_dump(mode="json")), stream)
+    yaml.dump(_styled(document), stream)
     return stream.getvalue()
 
 

@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path as FilePath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from dataplane.topology.document import Document, DocumentError
 from dataplane.topology.draft import path_text
@@ -15,7 +15,7 @@ _LARGEST = 64 * 1024 * 1024
 
 
 class Problem(NamedTuple):
-    """One fault of a topology file."""
+    """One fault of a topology file, or of another file of the user's."""
 
     line: int | None
     """Line in the file, from 1; None when the file as a whole is meant."""
@@ -26,7 +26,7 @@ class Problem(NamedTuple):
 
 
 class TopologyError(ValueError):
-    """A topology file that cannot be used; `problems` lists everything that is wrong with it."""
+    """A topology file (or one that holds or names one) that cannot be used; `problems` lists all that is wrong."""
 
     def __init__(self, source: str, problems: list[Problem]) -> None:
         self.source = source
@@ -40,6 +40,11 @@ class TopologyError(ValueError):
 
 def load_topology(path: str | os.PathLike[str]) -> Topology:
     """Read a topology file, YAML 1.2 or JSON, in UTF-8. Raises TopologyError with every fault found."""
+    return parse_topology(read_text(path, "topology"), os.fspath(path))
+
+
+def read_text(path: str | os.PathLike[str], kind: str) -> str:
+    """The text of a file that is to be a topology or of another kind. Raises TopologyError."""
     source = os.fspath(path)
     try:
         with open(path, "rb") as file:
@@ -47,44 +52,57 @@ def load_topology(path: str | os.PathLike[str]) -> Topology:
     except FileNotFoundError:
         raise TopologyError(source, [Problem(None, "", "no such file")]) from None
     except IsADirectoryError:
-        raise TopologyError(source, [Problem(None, "", "is a directory; name a topology file")]) from None
+        raise TopologyError(source, [Problem(None, "", f"is a directory; name a {kind} file")]) from None
     except OSError as error:
         raise TopologyError(source, [Problem(None, "", f"cannot be read: {error.strerror}")]) from None
     if len(content) > _LARGEST:
-        raise TopologyError(source, [Problem(None, "", "is larger than 64 MB; this is no topology file")])
+        raise TopologyError(source, [Problem(None, "", f"is larger than 64 MB; this is no {kind} file")])
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        message = "is not text in UTF-8; a topology is a YAML or JSON file"
+        message = f"is not text in UTF-8; a {kind} is a YAML or JSON file"
         raise TopologyError(source, [Problem(None, "", message)])
-    return parse_topology(text, source)
+    return text
 
 
 def parse_topology(text: str, source: str = "topology") -> Topology:
     """Read the text of a topology; `source` names it in messages. Raises TopologyError."""
+    keys = "virtual_networks, private_link_services and private_endpoints"
+    return validated(read_document(text, source, f"is empty; a topology has {keys}"), source, Topology)
+
+
+def read_document(text: str, source: str, empty: str) -> Document:
+    """A text as a document; `empty` is what to say of one without content. Raises TopologyError."""
     try:
         document = Document(text, is_json=FilePath(source).suffix.lower() == ".json")
     except DocumentError as error:
         raise TopologyError(source, [Problem(error.line, "", str(error))]) from None
     if document.data is None:
-        message = "is empty; a topology has virtual_networks, private_link_services and private_endpoints"
-        raise TopologyError(source, [Problem(None, "", message)])
+        raise TopologyError(source, [Problem(None, "", empty)])
+    return document
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validated(document: Document, source: str, model: type[M]) -> M:
+    """The document as an object of a model whose faults are in the words of the file. Raises TopologyError."""
     problems = [
         Problem(finding.value, path_text(finding.path), finding.message) for finding in document.findings
     ]
-    topology: Topology | None = None
+    result: M | None = None
     try:
-        topology = Topology.model_validate(document.data)
+        result = model.model_validate(document.data)
     except ValidationError as error:
         problems += [
             Problem(document.line_of(fault["loc"]), path_text(fault["loc"]), fault["msg"])
             for fault in error.errors(include_url=False, include_input=False)
         ]
-    if topology is None or problems:
+    if result is None or problems:
         raise TopologyError(source, sorted(problems, key=lambda problem: problem.line or 0))
-    return topology
+    return result
 
 
 def dump_topology(topology: Topology) -> str:

@@ -1,0 +1,90 @@
+"""Reads scenario files and writes them; every fault is reported at once, with its line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from dataplane.runs.scenario import Alert, Arrivals, Life, Scenario, TrafficSource
+from dataplane.topology.dump import schema as topology_schema
+from dataplane.topology.dump import yaml_text
+from dataplane.topology.load import Problem, TopologyError, load_topology, read_document, read_text, validated
+from dataplane.topology.values import format_duration
+
+_EMPTY = "is empty; a scenario has topology, duration and traffic"
+
+
+class ScenarioError(TopologyError):
+    """A scenario file that cannot be used: `problems` of its own, and `topology`, those of the file that it names."""
+
+    def __init__(self, source: str, problems: list[Problem], topology: TopologyError | None) -> None:
+        super().__init__(source, problems)
+        self.topology = topology
+        if topology is not None:
+            self.args = ("\n".join(filter(None, (str(self), str(topology)))),)
+
+
+def load_scenario(path: str | os.PathLike[str]) -> Scenario:
+    """Read a scenario file, YAML 1.2 or JSON, in UTF-8. Raises ScenarioError with every fault found.
+
+    The files that it names are sought from the scenario file's own folder.
+    """
+    source = os.fspath(path)
+    wrong: TopologyError | None = None
+    try:
+        document = read_document(read_text(path, "scenario"), source, _EMPTY)
+        data = document.data
+        for arrivals in _captures(data):
+            arrivals["file"] = str(Path(path).parent.resolve() / arrivals["file"])
+        if isinstance(data, dict) and isinstance(name := data.get("topology"), str):
+            try:
+                data["topology"] = load_topology(Path(path).parent / name)
+            except TopologyError as error:
+                wrong = error
+                del data["topology"]  # what else is wrong can still be said
+        scenario = validated(document, source, Scenario)
+    except TopologyError as error:
+        problems = [problem for problem in error.problems if wrong is None or problem.path != "topology"]
+        raise ScenarioError(source, problems, wrong) from None
+    return scenario
+
+
+def files_of(path: str | os.PathLike[str]) -> list[Path]:
+    """The files that a scenario which can be read is made of: its own and those that it names."""
+    data = read_document(read_text(path, "scenario"), os.fspath(path), _EMPTY).data
+    named = [data["topology"]] if isinstance(data["topology"], str) else []
+    named += [arrivals["file"] for arrivals in _captures(data)]
+    return [Path(path), *(Path(path).parent / name for name in named)]
+
+
+def _captures(data: Any) -> list[dict[str, Any]]:
+    """The `arrivals` of raw data that name a capture."""
+    traffic = data.get("traffic") if isinstance(data, dict) else None
+    sources = [source for source in traffic if isinstance(source, dict)] if isinstance(traffic, list) else []
+    arrivals = [source.get("arrivals") for source in sources]
+    return [a for a in arrivals if isinstance(a, dict) and isinstance(a.get("file"), str)]
+
+
+def dump_scenario(scenario: Scenario, topology: str) -> str:
+    """The scenario as YAML with defaults filled in, for a file beside the file `topology`, which has its events too."""
+    document = scenario.model_dump(mode="json", exclude={"topology", "events"}, exclude_none=True)
+    return yaml_text({"topology": topology, **document})
+
+
+def scenario_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of scenario files, with defaults as the file writes them."""
+    result = Scenario.model_json_schema()
+    described = topology_schema()["$defs"]
+    result["$defs"].update({name: described[name] for name in described if name in result["$defs"]})
+    for model in (Scenario, TrafficSource, Arrivals, Life, Alert):
+        properties = (result if model is Scenario else result["$defs"][model.__name__])["properties"]
+        for key, field in model.model_fields.items():
+            default = field.get_default()
+            if isinstance(default, int) and properties[key].get("type") == "string":
+                properties[key]["default"] = format_duration(default)
+    topology = result["properties"]["topology"]
+    reference = {"$ref": topology.pop("$ref")}
+    topology["anyOf"] = [{"type": "string"}, reference]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}
+
