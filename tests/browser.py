@@ -113,6 +113,8 @@ class Page:
         """What the reader's system prefers."""
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media="print" if printed else "", features=[feature])
+        # The page is told of it when it is drawn next, and then draws its charts anew.
+        self.ask("new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(() => drawn())))")
 
     def size(self, width: int, height: int = 900, *, phone: bool = False) -> None:
         """The window's size in CSS pixels."""

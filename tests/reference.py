@@ -797,6 +797,7 @@ class ReferenceSimulator:
         self.stage_ns: int | None = None  # the largest time of all that has arrived: when datagrams are forgotten
         self.datagrams: dict[tuple[str, IPv4Address, IPv4Address, int, int], Datagram] = {}  # as they began
 
+        self.outcomes: list[Outcome] = []  # of all packets received, in order
         self.packets: Counter[Verdict] = Counter()
         self.bytes: Counter[Verdict] = Counter()
         self.endpoints = {endpoint.name: EndpointCounters() for endpoint in topology.private_endpoints}
@@ -921,6 +922,7 @@ class ReferenceSimulator:
         self.received += 1
         outcome = self._judge(entry, part)
         outcome.clock_ns = self.clock_ns
+        self.outcomes.append(outcome)
         self._count(outcome)
         return entry.mark, outcome
 

@@ -106,5 +106,5 @@ def _numbers(content: dict[str, Any], above: str) -> Iterator[tuple[str, Number]
     for key, value in content.items():
         if isinstance(value, dict):
             yield from _numbers(value, f"{above}{key}.")
-        elif isinstance(value, (int, float)):
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
             yield f"{above}{key}", value

@@ -1,7 +1,8 @@
 """One-minute series of the metrics, with Azure's names where Azure has one.
 
 `PEBytesIn`, `PEBytesOut`, `PLSBytesIn`, `PLSBytesOut` (unit Count, aggregation Total) and `PLSNatPortsUsage` (Percent,
-Average, one series per NAT IP) are Azure Monitor's; `NatPortAvailability` is ours: the share of free ports.
+Average, one series per NAT IP) are Azure Monitor's. Ours are `NatPortAvailability`, the share of free ports,
+`NatPortAllocationFailures` by NAT IP; by endpoint `SessionsCreated`, `SessionsActive` and `PacketsDropped` (by reason).
 Kernels count within the minute; at its end this module adds the minute to the run's totals and tells the rows.
 """
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from dataplane.forwarding.tables import nat_ips_of
 from dataplane.records import State
 from dataplane.topology.model import Topology
+from dataplane.verdict import Verdict
 
 MINUTE_NS = 60_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,6 +32,8 @@ class MetricRow:
 
     Byte metrics have one sample per forwarded packet (unit bytes). The gauges of a NAT IP are percentages: the average
     of the sum over its pools, weighted by time; minimum and maximum are the lowest and highest of any of its pools.
+    What is counted by events (failures, sessions created, packets dropped) has a sample of 1 for each. `SessionsActive`
+    is the number at the minute's end. Packets that concern no endpoint have no resource.
     """
 
     time: str
@@ -57,6 +61,7 @@ class Series:
         self._service_of = np.array([rows[endpoint.target] for endpoint in endpoints], np.int64)
         #: Of the minutes that are over: columns bytes in, bytes out, packets in, packets out per endpoint.
         self.past = np.zeros((len(endpoints), 4), np.int64)
+        self._told: dict[str, NDArray[np.int64]] = {}  # figures that are never set back, as they were a minute ago
 
     def totals(self, state: State) -> NDArray[np.int64]:
         """Bytes in, bytes out, packets in, packets out of every endpoint so far, shape (endpoints, 4)."""
@@ -105,7 +110,39 @@ class Series:
         # The minute that the run ends in is as long as the run was in it.
         until = max(start, min(end, until_ns))
         rows += self._gauge_rows(state, time, start, until, end, traffic[:, :, 1].sum(axis=1))
+        rows += self._event_rows(state, time)
         return rows
+
+    def _event_rows(self, state: State, time: str) -> list[MetricRow]:
+        """What is counted by events, and the sessions that are left."""
+        names = [endpoint.name for endpoint in self._topology.private_endpoints]
+        created = self._since(state.counters["sessions_created"], "created")
+        active = state.counters["sessions_active"].astype(np.int64)
+        changed = self._since(active, "active")
+        rows = []
+        for row in np.flatnonzero((created > 0) | (changed != 0)).tolist():
+            if created[row]:
+                rows.append(_count_row(time, names[row], "SessionsCreated", "", int(created[row])))
+            left = int(active[row])
+            rows.append(MetricRow(time, names[row], "SessionsActive", "", left, 1, left, left, float(left)))
+        failed = self._since(state.nat_ips["failures"], "failures")
+        for row in np.flatnonzero(failed).tolist():
+            nat_ip = state.nat_ips[row]
+            service = self._topology.private_link_services[nat_ip["service"]]
+            address = str(nat_ips_of(self._topology, service)[nat_ip["index"]])
+            rows.append(_count_row(time, service.name, "NatPortAllocationFailures", address, int(failed[row])))
+        dropped = self._since(state.endpoint_drops, "dropped")
+        for row, verdict in zip(*(places.tolist() for places in np.nonzero(dropped)), strict=True):
+            name = names[row] if row < len(names) else ""
+            rows.append(_count_row(time, name, "PacketsDropped", str(Verdict(verdict)), int(dropped[row, verdict])))
+        return rows
+
+    def _since(self, figures: NDArray[Any], name: str) -> NDArray[np.int64]:
+        """How figures have changed since this was last asked of them."""
+        now = figures.astype(np.int64)
+        before = self._told.get(name)
+        self._told[name] = now
+        return now if before is None else now - before
 
     def _gauge_rows(
         self, state: State, time: str, start: int, until: int, end: int, forwarded: NDArray[np.int64]
@@ -167,6 +204,10 @@ def minute_text(start_ns: int) -> str:
 def _minute(state: State) -> NDArray[np.int64]:
     counters = state.counters
     return np.stack([counters[name] for name in ("bytes_in", "bytes_out", "packets_in", "packets_out")], axis=1)
+
+
+def _count_row(time: str, resource: str, metric: str, dimension: str, count: int) -> MetricRow:
+    return MetricRow(time, resource, metric, dimension, count, count, 1, 1, 1.0)
 
 
 def _byte_row(

@@ -51,10 +51,10 @@ def content(run: Run) -> list[Section]:
             )
     return [
         availability_section(run, figures, marks),
-        _sessions(run, sessions, marks),
+        _sessions(run, figures, sessions, marks),
         ports_section(run, sessions, marks),
         _bytes(run, figures),
-        _drops(run),
+        _drops(run, figures),
     ]
 
 
@@ -74,15 +74,20 @@ def _marks(run: Run) -> list[Mark]:
 # --- sessions, bytes, drops -----------------------------------------------------------------------------------
 
 
-def _sessions(run: Run, sessions: SessionFigures | None, marks: list[Mark]) -> Section:
+def _sessions(run: Run, figures: m.Metrics, sessions: SessionFigures | None, marks: list[Mark]) -> Section:
     section = Section("sessions", "Sessions and failures")
     ended = ", ".join(f"{count:,} {how}" for how, count in run.sessions_ended.items() if count) or "none"
     section.words.append(
         f"Sessions opened: {run.sessions_created:,}; still open at the end: {run.sessions_active:,}; ended: {ended}."
     )
-    if sessions is None:
-        section.words.append("The run has no sessions.csv, so it cannot be told when they opened and ended.")
-    elif sessions.count:
+    section.charts.extend(_over_time(
+        figures,
+        m.ACTIVE,
+        ("sessions-active", "Open sessions", "sessions"),
+        f"The metric {m.ACTIVE}: how many an endpoint has at the end of a minute.",
+        marks,
+    ))
+    if sessions is not None and sessions.count:
         each, width = sessions.intervals.words, sessions.intervals.width
         peak = int(sessions.opened.argmax())
         section.charts.append(
@@ -101,10 +106,14 @@ def _sessions(run: Run, sessions: SessionFigures | None, marks: list[Mark]) -> S
     if not run.failures:
         section.words.append("No session failed for want of a NAT port.")
         return section
-    section.words.append(
-        f"Times that a session found no NAT port: {run.failures:,}. The run's files have totals of failures, not their "
-        "times, so there is no chart of them over time; the first of them is marked in the charts."
-    )
+    section.words.append(f"Times that a session found no NAT port: {run.failures:,}.")
+    section.charts.extend(_over_time(
+        figures,
+        m.FAILURES,
+        ("failures-over-time", "Allocation failures", "failures"),
+        f"The metric {m.FAILURES}, by NAT IP that the session would have used first.",
+        marks,
+    ))
     failed = sorted((nat_ip for nat_ip in run.nat_ips if nat_ip.failures), key=lambda nat_ip: -nat_ip.failures)
     section.charts.append(
         _bars(
@@ -144,45 +153,58 @@ def _bytes(run: Run, figures: m.Metrics) -> Section:
             [Series("IN", columns[0]), Series("OUT", columns[1])],
         )
     )
-    if figures.intervals is not None:
-        for metric, way in ((m.BYTES_IN, "IN"), (m.BYTES_OUT, "OUT")):
-            chart = _bytes_over_time(figures, figures.intervals, metric, way)
-            if chart is not None:
-                section.charts.append(chart)
+    for metric, way in ((m.BYTES_IN, "IN"), (m.BYTES_OUT, "OUT")):
+        names = (f"bytes-{way.lower()}", f"Bytes {way}", "bytes")
+        section.charts.extend(_over_time(figures, metric, names, f"The metric {metric}."))
     return section
 
 
-def _bytes_over_time(figures: m.Metrics, intervals: Intervals, metric: str, way: str) -> Steps | None:
-    rows = {resource: m.sums(minutes, intervals) for (resource, _), minutes in figures.of(metric).items()}
-    if not rows:
-        return None
-    names = sorted(rows, key=lambda name: -float(rows[name].sum()))
-    series = [Series(name, rounded(rows[name], 0)) for name in names[:MOST_SERIES]]
-    if names[MOST_SERIES:]:
-        rest: NDArray[np.float64] = np.sum([rows[name] for name in names[MOST_SERIES:]], axis=0)
+def _over_time(
+    figures: m.Metrics, metric: str, names: tuple[str, str, str], note: str, marks: Sequence[Mark] = ()
+) -> list[Steps]:
+    """A metric as a chart over time, stacked by resource and dimension; `names` are its key, title and unit."""
+    key, title, unit = names
+    intervals = figures.intervals
+    found = figures.of(metric)
+    if intervals is None or not found:
+        return []
+    is_level = metric == m.ACTIVE
+    of_rows = m.levels if is_level else m.sums
+    parts: dict[str, NDArray[np.float64]] = {}
+    for (resource, dimension), minutes in found.items():
+        # Reasons are few and mean the same everywhere; endpoints and NAT IPs are told apart.
+        name = dimension if metric == m.DROPPED else f"{resource} {dimension}".strip()
+        parts[name] = parts.get(name, np.zeros(intervals.count)) + of_rows(minutes, intervals)
+    order = sorted(parts, key=lambda name: -float(parts[name].sum()))
+    series = [Series(name, rounded(parts[name], 0)) for name in order[:MOST_SERIES]]
+    if order[MOST_SERIES:]:
+        rest: NDArray[np.float64] = np.sum([parts[name] for name in order[MOST_SERIES:]], axis=0)
         series.append(Series("all others", rounded(rest, 0)))
-    total = np.sum(list(rows.values()), axis=0)
+    total = np.sum(list(parts.values()), axis=0)
     peak = int(total.argmax())
-    return Steps(
-        f"bytes-{way.lower()}",
-        f"Bytes {way} per {intervals.words}",
-        f"The most was {int(total[peak]):,} bytes in the {intervals.words} from "
-        f"{time_text(intervals.start + peak * intervals.width)[:16]} UTC on.",
-        "bytes",
-        f"The metric {metric}.",
-        intervals,
-        series,
-        stacked=True,
-    )
+    when = f"{time_text(intervals.start + peak * intervals.width)[:16]} UTC"
+    most = f"{'at the end of' if is_level else 'in'} the {intervals.words} from {when} on"
+    return [
+        Steps(
+            key,
+            title if is_level else f"{title} per {intervals.words}",
+            f"The most was {int(total[peak]):,} {unit} {most}.",
+            unit,
+            note,
+            intervals,
+            series,
+            stacked=True,
+            marks=list(marks),
+        )
+    ]
 
 
-def _drops(run: Run) -> Section:
+def _drops(run: Run, figures: m.Metrics) -> Section:
     section = Section("drops", "Dropped packets")
     dropped = run.counts["dropped"][0]
     if not dropped:
         section.words.append("No packet was dropped.")
         return section
-    section.words.append("The run's files have totals of drops, not their times.")
     reasons = sorted(run.drops.items(), key=lambda item: -item[1][0])
     section.charts.append(
         _bars(
@@ -194,6 +216,8 @@ def _drops(run: Run) -> Section:
             "",
         )
     )
+    names = ("drops-over-time", "Dropped packets", "packets")
+    section.charts.extend(_over_time(figures, m.DROPPED, names, f"The metric {m.DROPPED}, by reason."))
     return section
 
 

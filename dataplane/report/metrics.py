@@ -23,7 +23,10 @@ from dataplane.runs.folder import RunError
 AVAILABILITY = "NatPortAvailability"
 BYTES_IN = "PEBytesIn"
 BYTES_OUT = "PEBytesOut"
-_KNOWN = {AVAILABILITY, BYTES_IN, BYTES_OUT}
+FAILURES = "NatPortAllocationFailures"
+ACTIVE = "SessionsActive"
+DROPPED = "PacketsDropped"
+_KNOWN = {AVAILABILITY, BYTES_IN, BYTES_OUT, FAILURES, ACTIVE, DROPPED}
 
 #: Most intervals of a chart of minutes: a day of two-minute steps.
 MOST_INTERVALS = 720
@@ -90,6 +93,14 @@ def read_metrics(path: Path) -> Metrics:
 def sums(rows: Minutes, intervals: Intervals) -> NDArray[np.float64]:
     """The totals of the minutes of each interval."""
     return np.bincount(_places(rows, intervals), np.array(rows.total), intervals.count).astype(np.float64)
+
+
+def levels(rows: Minutes, intervals: Intervals) -> NDArray[np.float64]:
+    """Of a number that has a row when it changes: what it is at the end of each interval, 0 before its first row."""
+    ends: NDArray[np.float64] = np.full(intervals.count, np.nan)
+    ends[_places(rows, intervals)] = np.array(rows.total)  # of several rows in one interval the last one stays
+    known = np.maximum.accumulate(np.where(np.isnan(ends), -1, np.arange(intervals.count)))
+    return np.where(known < 0, 0.0, ends[known])
 
 
 def lows(rows: Minutes, intervals: Intervals) -> tuple[list[float | None], list[float | None]]:

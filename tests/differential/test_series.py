@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
@@ -37,6 +37,7 @@ def test_every_row_of_every_minute_is_what_sessions_and_packets_say(
     assert len(got) == len(rows), "two rows for one minute, metric and resource"
     outcomes = [outcome for _, outcome in received]
     wanted = expected_bytes(topology, outcomes) | expected_gauges(reference, outcomes)
+    wanted |= expected_events(reference)
     assert set(got) == set(wanted)
     for key, figures in wanted.items():
         row = got[key]
@@ -119,6 +120,35 @@ def expected_gauges(reference: ReferenceSimulator, outcomes: list[Outcome]) -> d
             rows[time, name, "PLSNatPortsUsage", str(nat_ip)] = (average, 1, low, high, average)
             free = 100 - average
             rows[time, name, "NatPortAvailability", str(nat_ip)] = (free, 1, 100 - high, 100 - low, free)
+    return rows
+
+
+def expected_events(reference: ReferenceSimulator) -> dict[Any, Any]:
+    """Rows of what is counted by events: one sample of 1 for each; and the sessions that are left at a minute's end."""
+    counts: Counter[tuple[int, str, str, str]] = Counter()
+    for outcome in reference.outcomes:
+        if outcome.verdict.is_drop:
+            minute = outcome.clock_ns // MINUTE
+            counts[minute, outcome.endpoint or "", "PacketsDropped", str(outcome.verdict)] += 1
+    for service, nat_ip, moment in reference.failures:
+        counts[moment // MINUTE, service, "NatPortAllocationFailures", str(nat_ip)] += 1
+    sessions = [*reference.ended_sessions, *reference.sessions]
+    touched = set()
+    for session in sessions:
+        counts[session.first_packet_ns // MINUTE, session.endpoint, "SessionsCreated", ""] += 1
+        touched.add((session.first_packet_ns // MINUTE, session.endpoint))
+        if session.ended_ns is not None:
+            touched.add((session.ended_ns // MINUTE, session.endpoint))
+    rows: dict[Any, Any] = {
+        (minute_text(minute * MINUTE), *key): (count, count, 1, 1, 1.0) for (minute, *key), count in counts.items()
+    }
+    for minute, endpoint in touched:
+        before, after = (
+            sum(one.endpoint == endpoint and one.first_packet_ns < end <= (one.ended_ns or end) for one in sessions)
+            for end in (minute * MINUTE, (minute + 1) * MINUTE)
+        )
+        if before != after or counts[minute, endpoint, "SessionsCreated", ""]:
+            rows[minute_text(minute * MINUTE), endpoint, "SessionsActive", ""] = (after, 1, after, after, after)
     return rows
 
 
