@@ -27,6 +27,7 @@ def replay(benchmark, tell, tmp_path):
 
         def forget():
             shutil.rmtree(tmp_path / "run", ignore_errors=True)
+            (tmp_path / "out.pcap").unlink(missing_ok=True)
 
         def whole_process():
             return subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
@@ -54,3 +55,11 @@ def test_replay(replay, packets):
 def test_replay_to_a_folder(replay, packets, tmp_path):
     """The same with everything written: capture of every point, sessions, metrics."""
     replay(workloads.udp(packets, min(60_000, packets)), "-o", str(tmp_path / "run"))
+
+
+@pytest.mark.benchmark(group="replay")
+@pytest.mark.parametrize("size", [64, 1500])
+def test_replay_to_a_pcap(replay, packets, tmp_path, size):
+    """1,000 sessions, one point written as classic pcap."""
+    output = f"{workloads.NETWORKS[workloads.PROVIDER]}={tmp_path / 'out.pcap'}"
+    replay(workloads.udp(packets, min(1_000, packets), size), "--pcap", output)

@@ -53,8 +53,13 @@ REOPENED_BY_PROVIDER = 32
 ICMP_NONE, ICMP_ERRORS, ICMP_ALL = 0, 1, 2
 
 # --- how a session ended, index into State.ended ---------------------------------------------------------------
-CLOSED, WAS_RESET, IDLE, DISCONNECTED = 0, 1, 2, 3
-END_WORDS = ("closed", "reset", "idle", "disconnected")
+CLOSED, WAS_RESET, IDLE, DISCONNECTED, MOVED = 0, 1, 2, 3, 4
+END_WORDS = ("closed", "reset", "idle", "disconnected", "moved")
+
+# --- what ended a session at its moment, ENDED["cause"]: sessions end in order of (moment, cause, id) -----------------
+BY_TIME = 0
+BY_EVENT = 1  # plus the event's place
+BY_PACKET = 1 << 32  # plus the number of the packet that opened it anew
 
 PACKET = np.dtype(
     [
@@ -122,7 +127,7 @@ SESSION_END = np.dtype(
 )
 assert SESSION_END.itemsize == 32
 
-#: Where a session's timer stands: in a list of the wheel, or in the heap.
+#: Where a session's timer stands: in a list of the wheel, or in State.due.
 TIMER = np.dtype([("next", np.int32), ("previous", np.int32)])
 assert TIMER.itemsize == 8
 
@@ -163,7 +168,8 @@ assert POOL.itemsize == 128
 NAT_IP = np.dtype(
     [
         ("service", np.int32),
-        ("index", np.int32),  # its place in the service's list
+        ("index", np.int32),  # its place among all that the service has in the run
+        ("active", np.int64),
         ("used", np.int64),  # ports in use or held, over its pools
         ("since", np.int64),  # the time from which `used` has not been added to `port_time`
         ("port_time", np.int64),  # ports times nanoseconds since the minute began
@@ -176,8 +182,10 @@ NAT_IP = np.dtype(
 SERVICE = np.dtype(
     [
         ("first_pool", np.int32),
-        ("nat_ips", np.int32),
+        ("nat_ips", np.int32),  # how many are active
+        ("first_nat_ip", np.int32),  # into State.nat_ips and State.nat_ip_order
         ("backends", np.int32),
+        ("healthy", np.int32),  # how many of them are
         ("protocols", np.int32),  # how many: pools are ordered by NAT IP, protocol, backend
         ("tcp_slot", np.int32),  # -1: no rule of this protocol
         ("udp_slot", np.int32),
@@ -268,8 +276,13 @@ CLOCK = np.dtype(
         ("received", np.int64),  # packets so far
         ("next_due", np.int64),  # no timer is due before this
         ("minute_end", np.int64),
-        ("tick", np.int64),  # the wheel's ticks up to this one have been emptied into the heap
-        ("due", np.int64),  # entries of the heap
+        ("next_event", np.int64),  # its time
+        ("stop", np.int64),  # the earlier of the two
+        ("events", np.int64),  # that have taken place
+        ("tick", np.int64),  # the wheel's ticks up to this one have been emptied into State.due
+        ("first_due", np.int64),  # where the entries of State.due begin
+        ("end_due", np.int64),  # and end
+        ("is_heap", np.int64),  # they are a heap, else sorted
         ("rows", np.int64),  # rows of State.sessions ever used
         ("free_row", np.int64),  # head of the free list, -1 none
         ("live", np.int64),
@@ -295,7 +308,7 @@ ENDED = np.dtype(
         ("first_packet", np.int64),
         ("last_packet", np.int64),
         ("ended", np.int64),
-        ("followed_by", np.int64),  # the packet that opened it anew, or 0: sessions end in order of (ended, this, id)
+        ("cause", np.int64),
         ("packets_in", np.int64),
         ("packets_out", np.int64),
         ("bytes_in", np.int64),
@@ -380,9 +393,12 @@ class State(Bundle):
     timeouts: NDArray[np.int64]  # [row, state], nanoseconds
     probe_runs: NDArray[np.int64]
     backend_slots: NDArray[np.int32]
+    backend_health: NDArray[np.uint8]
     # NAT ports
     pools: NDArray[Any]
     nat_ips: NDArray[Any]
+    nat_ip_order: NDArray[np.int32]  # the places of the active ones, service by service
+    event_times: NDArray[np.int64]  # nanoseconds after the first packet, in order
     free_ports: NDArray[np.uint16]
     port_session: NDArray[np.int32]
     used_ports: NDArray[np.uint64]

@@ -109,7 +109,8 @@ class Simulator:
 
     `seed` decides every random choice. `sessions_log` keeps a record of every ended session until it is taken with
     `take_ended_sessions`; `on_minute` is called with the metric rows of every minute.
-    `workers` is how many threads share the work, or a crew (`dataplane.shards`) that does. It, `burst` and `rows`
+    `workers` is how many threads share the work, or a crew (`dataplane.shards`) that does; one does it alone where
+    backends go down or come up (docs/scale.md). It, `burst` and `rows`
     (packets per vector, sessions to make room for at first) change speed and memory, never a result.
     """
 
@@ -133,6 +134,8 @@ class Simulator:
         self.points = {network.name: number for number, network in enumerate(topology.virtual_networks)}
         self._names = list(self.points)
         settings = Settings(topology, seed, sessions_log, rows, burst)
+        if any(event.moves_sessions for event in topology.events):
+            workers = 1  # a session may lie elsewhere than where its hash leads
         crew = Threads(workers) if isinstance(workers, int) and workers != 1 else workers
         self._crew = None if isinstance(crew, int) else crew
         self._core = Shard(settings) if self._crew is None else Dispatcher(settings, self._crew)

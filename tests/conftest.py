@@ -57,6 +57,12 @@ def capinfos() -> str:
     return _tool("capinfos", "tshark")
 
 
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of Chromium."""
+    return _tool("chromium", "chromium")
+
+
 settings.register_profile("default", max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("small", parent=settings.get_profile("default"), max_examples=40)
 # Interpreted kernels are some 300 times slower.

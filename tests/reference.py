@@ -47,6 +47,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import blake2b
@@ -54,7 +55,14 @@ from ipaddress import IPv4Address
 from itertools import pairwise
 from typing import Any
 
-from dataplane.topology.model import LoadBalancingRule, PrivateEndpoint, PrivateLinkService, Topology, VirtualNetwork
+from dataplane.topology.model import (
+    Event,
+    LoadBalancingRule,
+    PrivateEndpoint,
+    PrivateLinkService,
+    Topology,
+    VirtualNetwork,
+)
 from dataplane.verdict import Verdict
 
 TO_SERVICE, TO_CONSUMER = "to_service", "to_consumer"
@@ -590,7 +598,7 @@ class Session:
     acknowledged: dict[str, int] = field(default_factory=dict)  # by direction: the last number that travelled there
     packets: Counter[str] = field(default_factory=Counter)  # by direction
     bytes: Counter[str] = field(default_factory=Counter)
-    ended: str | None = None  # closed, reset or idle; None while it lives
+    ended: str | None = None  # closed, reset, idle, disconnected, moved; None while it lives
     ended_ns: int | None = None
 
     @property
@@ -735,9 +743,9 @@ class EndpointCounters:
 
 
 @cache
-def _slots(keys: tuple[int, ...]) -> list[int]:
+def _slots(keys: tuple[int, ...], backends: int) -> list[int]:
     count = 1
-    while count < 128 * len(keys):
+    while count < 128 * backends:
         count *= 2
     slots: list[int | None] = [None] * count
     wishes = [[((key >> 32) + j * (key % 2**32 | 1)) % count for j in range(count)] for key in keys]
@@ -748,9 +756,9 @@ def _slots(keys: tuple[int, ...]) -> list[int]:
             slots[next(slot for slot in wish if slots[slot] is None)] = backend
 
 
-def balancer_slots(keys: list[int]) -> list[int]:
-    """Which backend has which slot: in turns, each takes the slot that it likes best of those that are free."""
-    return _slots(tuple(keys))
+def balancer_slots(keys: list[int], backends: int) -> list[int]:
+    """Which healthy backend has which slot: in turns, each takes the one that it likes best of those that are free."""
+    return _slots(tuple(keys), backends)
 
 
 class ReferenceSimulator:
@@ -776,11 +784,15 @@ class ReferenceSimulator:
         self.pools = {
             (service.name, nat_ip, protocol, backend): self._new_pool(service, nat_ip, protocol, backend)
             for service in topology.private_link_services
-            for nat_ip in service.nat_ips
+            for nat_ip in self._all_nat_ips(service)
             for protocol in protocols_of(service)
             for backend in service.load_balancer.backend_pool
         }
         self.cursors: Counter[tuple[str, IPv4Address]] = Counter()  # of round_robin, by service and backend
+        self.events = sorted(topology.events, key=lambda event: event.at)  # those that have not taken place
+        self.approved = {e.name for e in topology.private_endpoints if topology.connection_of(e) == "approved"}
+        self.down: set[tuple[str, IPv4Address]] = set()  # service and backend
+        self.nat_ips = {service.name: list(service.nat_ips) for service in topology.private_link_services}
 
         self.stage_ns: int | None = None  # the largest time of all that has arrived: when datagrams are forgotten
         self.datagrams: dict[tuple[str, IPv4Address, IPv4Address, int, int], Datagram] = {}  # as they began
@@ -790,6 +802,11 @@ class ReferenceSimulator:
         self.endpoints = {endpoint.name: EndpointCounters() for endpoint in topology.private_endpoints}
         self.first_exhaustion: dict[str, Any] | None = None
         self.failures: list[tuple[str, IPv4Address, int]] = []  # of allocations: service, NAT IP, moment
+
+    def _all_nat_ips(self, service: PrivateLinkService) -> list[IPv4Address]:
+        """The NAT IPs of a service, then those that it is going to have, each once."""
+        added = [event.address for event in self.topology.events if event.add_nat_ip == service.name]
+        return list(dict.fromkeys([*service.nat_ips, *added]))
 
     def _new_pool(self, service: PrivateLinkService, nat_ip: IPv4Address, protocol: str, backend: IPv4Address) -> Pool:
         ports = service.nat.nat_ports
@@ -958,7 +975,7 @@ class ReferenceSimulator:
     def _service_answering(self, packet: Packet, point: VirtualNetwork) -> PrivateLinkService | None:
         """The service at whose NAT IP this packet arrives, from one of its backends or as a translated ICMP error."""
         for service in self.topology.private_link_services:
-            if service.virtual_network == point.name and packet.destination in service.nat_ips:
+            if service.virtual_network == point.name and packet.destination in self.nat_ips[service.name]:
                 is_error = packet.is_icmp_error and service.nat.icmp != "none"
                 if is_error or packet.source in service.load_balancer.backend_pool:
                     return service
@@ -1101,10 +1118,10 @@ class ReferenceSimulator:
     ) -> tuple[Verdict | None, Session | None]:
         """Judge as if `leaving` had already ended; end it only if the new session is admitted."""
         service = self.services[endpoint.target]
-        balancer, nat = service.load_balancer, service.nat
+        nat = service.nat
         protocol = PROTOCOL_NAMES[packet.protocol]
 
-        if self.topology.connection_of(endpoint) != "approved":
+        if endpoint.name not in self.approved:
             return Verdict.CONNECTION_NOT_APPROVED, None
         if not self._is_reachable(packet.source, point):
             return Verdict.UNREACHABLE_SOURCE, None
@@ -1113,7 +1130,7 @@ class ReferenceSimulator:
             return Verdict.NO_LOAD_BALANCING_RULE, None
         if packet.protocol == TCP and nat.first_packet == "syn" and not packet.is_syn:
             return Verdict.NOT_FIRST_PACKET, None
-        if not balancer.backend_pool:
+        if not self._healthy(service):
             return Verdict.NO_HEALTHY_BACKEND, None
         backend = self._choose_backend(service, endpoint, packet)
         if nat.sessions_per_backend is not None:
@@ -1169,10 +1186,14 @@ class ReferenceSimulator:
 
     def _choose_backend(self, service: PrivateLinkService, endpoint: PrivateEndpoint, packet: Packet) -> IPv4Address:
         """The backend that has the slot to which the hash leads."""
-        backends = service.load_balancer.backend_pool
-        slots = balancer_slots([key64(self.seed, "backend", service.name, backend) for backend in backends])
+        backends = self._healthy(service)
+        keys = [key64(self.seed, "backend", service.name, backend) for backend in backends]
+        slots = balancer_slots(keys, len(service.load_balancer.backend_pool))
         h = self._hash(service.load_balancer.distribution, endpoint, packet)
         return backends[slots[h * len(slots) >> 64]]
+
+    def _healthy(self, service: PrivateLinkService) -> list[IPv4Address]:
+        return [backend for backend in service.load_balancer.backend_pool if (service.name, backend) not in self.down]
 
     def _hash(self, distribution: str, endpoint: PrivateEndpoint, packet: Packet) -> int:
         return balancer_hash(distribution, self._endpoint_key(endpoint), packet)
@@ -1191,7 +1212,7 @@ class ReferenceSimulator:
         """The first pool, in the order of trying, that gives a port, and the port; it is not taken yet."""
         nat = service.nat
         protocol = PROTOCOL_NAMES[packet.protocol]
-        pools = [self.pools[service.name, nat_ip, protocol, backend[0]] for nat_ip in service.nat_ips]
+        pools = [self.pools[service.name, nat_ip, protocol, backend[0]] for nat_ip in self.nat_ips[service.name]]
         consumer = (packet.source, packet.source_port)
         wish = Wish(endpoint.name, self._endpoint_key(endpoint), consumer, backend[1])
 
@@ -1341,26 +1362,62 @@ class ReferenceSimulator:
     def next_due_ns(self) -> int | None:
         """The next moment at which a session ends or a held port is released."""
         moments = [session.deadline_ns for session in self.sessions] + [moment for moment, _ in self.releases]
+        moments += [self.first_packet_ns + event.at for event in self.events[:1]]
         return min(moments, default=None)
 
     def _pass_time(self) -> None:
-        """All ends and releases that are due, in order of (moment, session id)."""
+        """All ends and releases that are due, in order of (moment, session id); events after those of their moment."""
         while True:
-            ends = [(session.deadline_ns, session.id, session) for session in self.sessions]
-            releases = [(moment, session.id, session) for moment, session in self.releases]
-            moment, _, session = min(ends + releases, default=(self.clock_ns + 1, 0, None))
-            if moment > self.clock_ns:
+            ends = [(session.deadline_ns, 0, session.id, session) for session in self.sessions]
+            releases = [(moment, 0, session.id, session) for moment, session in self.releases]
+            events = [(self.first_packet_ns + event.at, 1, 0, event) for event in self.events[:1]]
+            moment, _, _, due = min(ends + releases + events, key=lambda one: one[:3], default=(None, 0, 0, None))
+            if moment is None or moment > self.clock_ns:
                 return
-            if session.ended is None:
-                self._end(session, moment)
+            if isinstance(due, Event):
+                self.events.remove(due)
+                self._take_place(due, moment)
+            elif due.ended is None:
+                self._end(due, moment)
             else:
-                self.releases.remove((moment, session))
-                self._release(session)
+                self.releases.remove((moment, due))
+                self._release(due)
 
-    def _end(self, session: Session, moment: int | None = None) -> None:
+    def _take_place(self, event: Event, moment: int) -> None:
+        """An event: what it changes, and which sessions it ends."""
+        name, address = event.subject, event.address
+        nat_ips = self.nat_ips.get(name, [])
+        if event.action == "approve":
+            self.approved.add(name)
+        elif event.action in ("reject", "disconnect"):
+            self.approved.discard(name)
+            self._end_those(lambda session: session.endpoint == name, "disconnected", moment)
+        elif event.action == "backend_down" and (name, address) not in self.down:
+            self.down.add((name, address))
+
+            def can_move(session: Session) -> bool:
+                at_backend = session.pool.service.name == name and session.backend[0] == address
+                return at_backend and session.protocol != "tcp"
+
+            self._end_those(can_move, "moved", moment)
+        elif event.action == "backend_up":
+            self.down.discard((name, address))
+        elif event.action == "add_nat_ip" and address not in nat_ips:
+            nat_ips.append(address)
+        elif event.action == "remove_nat_ip" and address in nat_ips:
+            nat_ips.remove(address)
+            self._end_those(
+                lambda session: session.pool.service.name == name and session.nat[0] == address, "disconnected", moment
+            )
+
+    def _end_those(self, concerned: Callable[[Session], bool], how: str, moment: int) -> None:
+        for session in [session for session in self.sessions if concerned(session)]:
+            self._end(session, moment, how)
+
+    def _end(self, session: Session, moment: int | None = None, how: str | None = None) -> None:
         """End a session (now, unless a moment is given); its port is held, or free at once."""
         session.ended_ns = self.clock_ns if moment is None else moment
-        session.ended = {CLOSING: "closed", RESET: "reset"}.get(session.state, "idle")
+        session.ended = how or {CLOSING: "closed", RESET: "reset"}.get(session.state, "idle")
         self.sessions.remove(session)
         self.ended_sessions.append(session)
         del self.by_consumer[session.key]
@@ -1371,7 +1428,7 @@ class ReferenceSimulator:
             self.releases.append((session.ended_ns + hold, session))
         else:
             self._release(session)
-        if moment is not None and session.state in (ESTABLISHED, HALF_CLOSED):
+        if moment is not None and how is None and session.state in (ESTABLISHED, HALF_CLOSED):
             self._send_resets(session, moment)
 
     def _send_resets(self, session: Session, moment: int) -> None:
@@ -1413,7 +1470,7 @@ class ReferenceSimulator:
             "sessions": {
                 "created": sum(counters.created for counters in self.endpoints.values()),
                 "active": len(self.sessions),
-                "ended": {how: ended[how] for how in ("closed", "reset", "idle", "disconnected")},
+                "ended": {how: ended[how] for how in ("closed", "reset", "idle", "disconnected", "moved")},
                 "resets_sent": len(self.resets),
             },
             "first_exhaustion": self.first_exhaustion,
@@ -1450,7 +1507,7 @@ class ReferenceSimulator:
         return {
             "name": service.name,
             **self._traffic(endpoints),
-            "nat_ips": [self._nat_ip_figures(service, nat_ip) for nat_ip in service.nat_ips],
+            "nat_ips": [self._nat_ip_figures(service, nat_ip) for nat_ip in self._all_nat_ips(service)],
         }
 
     def _nat_ip_figures(self, service: PrivateLinkService, nat_ip: IPv4Address) -> dict[str, Any]:
@@ -1462,6 +1519,7 @@ class ReferenceSimulator:
         worst_now = min((100 * len(pool.free) / pool.capacity for pool in pools), default=100.0)
         return {
             "ip": str(nat_ip),
+            "active": nat_ip in self.nat_ips[service.name],
             "capacity": capacity,
             "in_use": sum(len(pool.in_use) for pool in pools),
             "held": sum(len(pool.held) for pool in pools),

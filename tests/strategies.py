@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from dataplane.topology.model import PrivateEndpoint, PrivateLinkService, Topology, VirtualNetwork
+from dataplane.topology.model import Event, PrivateEndpoint, PrivateLinkService, Topology, VirtualNetwork
 from tests.reference import (
     ACK,
     BSD_LOOP,
@@ -395,7 +395,47 @@ def topology_documents(draw: st.DrawFn) -> dict[str, Any]:
         "virtual_networks": draw(st.permutations(networks)),
         "private_link_services": services,
         "private_endpoints": endpoints,
+        "events": draw(either(st.just([]), events(services, endpoints, spaces))),
     }
+
+
+@st.composite
+def events(
+    draw: st.DrawFn, services: list[dict[str, Any]], endpoints: list[dict[str, Any]], spaces: dict[str, IPv4Network]
+) -> list[dict[str, Any]]:
+    """What happens in the run, in order of time; file order where times are equal."""
+    happening: list[dict[str, Any]] = []
+    present = {service["name"]: list(service["nat_ips"]) for service in services}
+    time_ns = 0
+    for _ in range(draw(st.integers(1, 6))):
+        time_ns += draw(st.sampled_from([0, 1, 1_000_000_000, 2_000_000_000, 61_000_000_000]))
+        number = draw(st.integers(0, len(services) - 1))
+        service = services[number]
+        name, backends = service["name"], service["load_balancer"]["backend_pool"]
+        action = draw(st.sampled_from([*Event.ACTIONS, "backend_down", "backend_down"]))
+        event: dict[str, Any] = {"at": f"{time_ns}ns", action: name}
+        if action in ("approve", "reject", "disconnect"):
+            event[action] = draw(st.sampled_from(endpoints))["name"]
+        elif action in ("backend_down", "backend_up"):
+            if not backends:
+                continue
+            event["address"] = draw(st.sampled_from(backends))
+        elif action == "add_nat_ip":
+            # The first three are those that the service may begin with: they come back.
+            places = [40 + 10 * number + place for place in range(5)]
+            free = [str(spaces[service["virtual_network"]][place]) for place in places]
+            free = [ip for ip in free if ip not in present[name]]
+            if not free:
+                continue
+            event["address"] = draw(st.sampled_from(free))
+            present[name].append(event["address"])
+        else:
+            if len(present[name]) == 1:
+                continue
+            event["address"] = draw(st.sampled_from(present[name]))
+            present[name].remove(event["address"])
+        happening.append(event)
+    return happening
 
 
 @cache

@@ -1,7 +1,7 @@
 """Opening captures: format and compression told by content, packets in batches, memory bounded.
 
-The file is read into one buffer, a compiled scan finds the whole records in it and says where their frames
-lie; nothing is copied but the cut-off record at the buffer's end, which moves to its front.
+The file is read into two buffers in turn, a compiled scan finds the whole records in one and says where their frames
+lie; nothing is copied but the cut-off record at a buffer's end, which moves to the front of the other.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ import numpy as np
 
 from dataplane.capture import pcap, pcapng
 from dataplane.capture.errors import CaptureError, CaptureWarning
+from dataplane.capture.overlap import ReadAhead
 from dataplane.capture.pcap import PcapScanner
 from dataplane.capture.pcapng import PcapngScanner
 from dataplane.capture.place import place
-from dataplane.capture.streams import Stored, StreamDamage, decompressed
+from dataplane.capture.streams import Stored, Stream, StreamDamage, decompressed
 from dataplane.packets.batch import FRAME, Interface, PacketBatch
 
 #: Packets of one batch at most.
 BATCH_PACKETS = 1 << 16
+
+#: A file of at most so many bytes is read without a thread: starting one takes about as long.
+_WORTH_A_THREAD = 4 << 20
 
 _ACCEPTED = "accepted are pcap and pcapng, plain or compressed with gzip or zstd"
 
@@ -32,9 +36,9 @@ _ACCEPTED = "accepted are pcap and pcapng, plain or compressed with gzip or zstd
 class CaptureReader:
     """The packets of a capture, a batch at a time. Iterator and context manager; made by `open_capture`.
 
-    A batch's `data` and `frames` may be written to, and are valid until the next one is asked for: the memory
-    is used again. `copy()` keeps a batch. Frames are rewritten within their own bytes only, since the bytes
-    between them hold the rest of the file.
+    A batch's `data` and `frames` may be written to, and are valid until the next one is asked for (`data` until the
+    next but one): the memory is used again. `copy()` keeps a batch. Frames are rewritten within their own bytes and
+    the `spare` ones before them only, since the bytes between them hold the rest of the file.
     """
 
     #: What messages call the input: its path, or "standard input".
@@ -46,7 +50,9 @@ class CaptureReader:
     #: What broke, with packet number, byte offset (uncompressed), value and rule; None for a sound capture.
     damage: str | None
 
-    def __init__(self, file: BinaryIO, name: str, size: int | None, chunk_bytes: int, digest: bool) -> None:
+    def __init__(
+        self, file: BinaryIO, name: str, size: int | None, chunk_bytes: int, digest: bool, ahead: bool = False
+    ) -> None:
         self.name = name
         self.size = size
         self.packets = 0
@@ -55,6 +61,7 @@ class CaptureReader:
         self._own = False
         self._stored = Stored(file, digest)
         self._buffer = np.empty(max(chunk_bytes, 64), np.uint8)
+        self._other = np.empty(0, np.uint8)
         self._frames = np.empty(0, FRAME)
         self._base = 0  # the buffer's first byte is this byte of the (uncompressed) capture
         self._stop = 0  # the buffer is filled up to here
@@ -62,10 +69,14 @@ class CaptureReader:
         self._broken: str | None = None
         self._ended = False
         try:
+            self._stream: Stream
             self._stream, self._compression = decompressed(self._stored)
         except StreamDamage as error:
             raise CaptureError(f"{name}: {error}") from error
         self._scanner = self._recognise()
+        # Only digests and decompression are worth a thread.
+        self._ahead: ReadAhead | None = None
+        self._may_read_ahead = ahead and (size or 0) > _WORTH_A_THREAD and (digest or self._compression != "")
 
     def _recognise(self) -> PcapScanner | PcapngScanner:
         """The scanner for what the first bytes say; `CaptureError` if they say nothing known."""
@@ -115,13 +126,13 @@ class CaptureReader:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes read of the input as it is stored (compressed, if it is)."""
+        """Bytes read of the input as it is stored (compressed, if it is), those read ahead included."""
         return self._stored.count
 
     @property
     def sha256(self) -> str | None:
         """SHA-256 (hex) of the input as it is stored; None before the end, or without `digest=True`."""
-        return self._stored.hexdigest()
+        return self._stored.hexdigest() if self._ahead is None else None
 
     def _fill(self, wanted: int) -> None:
         """Read until the buffer, which grows if it must, holds `wanted` bytes or the input ends."""
@@ -140,10 +151,13 @@ class CaptureReader:
             self._stop += count
 
     def _refill(self) -> None:
-        """Move the cut-off record to the front and read as much as the buffer holds."""
+        """Read as much as a buffer holds, after the cut-off record; the buffer is that of the batch but one before."""
         scanner = self._scanner
         rest = self._stop - scanner.position
-        self._buffer[:rest] = self._buffer[scanner.position : self._stop]
+        if len(self._other) < len(self._buffer):
+            self._other = np.empty(len(self._buffer), np.uint8)
+        self._other[:rest] = self._buffer[scanner.position : self._stop]
+        self._buffer, self._other = self._other, self._buffer
         self._base += scanner.position
         scanner.position = 0
         self._stop = rest
@@ -156,13 +170,16 @@ class CaptureReader:
         """The next batch, of at least one packet."""
         if len(self._frames) == 0 and not self._ended:
             self._frames = np.empty(BATCH_PACKETS, FRAME)
+            if self._may_read_ahead and not self._at_end:
+                self._stream = self._ahead = ReadAhead(self._stream)
             self._fill(len(self._buffer))
         scanner = self._scanner
         while not self._ended:
             count = scanner.scan(self._buffer, self._frames, self._stop)
             if count:
                 self.packets += count
-                return PacketBatch(self._buffer[: self._stop], self._frames[:count], self.interfaces)
+                data, frames = self._buffer[: self._stop], self._frames[:count]
+                return PacketBatch(data, frames, self.interfaces, spare=scanner.spare)
             if scanner.damage is not None or self._at_end:
                 self._finish()
             else:
@@ -180,12 +197,19 @@ class CaptureReader:
             if self._compression:
                 where += " (uncompressed)"
             self.damage = f"{self.name}: {where}: {text}"
+        self._stop_reading_ahead()
         if self._stored.digesting:
             self._stored.drain()
+
+    def _stop_reading_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
 
     def close(self) -> None:
         """Stop reading; closes the file if it was opened here. Batches stay as they are."""
         self._ended = True
+        self._stop_reading_ahead()
         if self._own:
             self._file.close()
 
@@ -199,13 +223,14 @@ class CaptureReader:
 
 
 def open_capture(
-    source: str | Path | BinaryIO, *, chunk_bytes: int = 8 << 20, digest: bool = False
+    source: str | Path | BinaryIO, *, chunk_bytes: int = 4 << 20, digest: bool = False, ahead: bool = False
 ) -> CaptureReader:
     """Open a pcap or pcapng, plain or compressed with gzip or zstd, for reading in batches.
 
     `source` is a path, "-" for standard input, or a binary file. `chunk_bytes` is the size of the buffer;
     a record that does not fit makes it grow (to 128 MiB at most, larger records are damage). With `digest`
-    the input's SHA-256 is computed on the way. Raises `CaptureError`, one line that names the file, for what
+    the input's SHA-256 is computed on the way, and with `ahead` a file's digest and decompression are done in a thread
+    of their own, some MiB ahead. Raises `CaptureError`, one line that names the file, for what
     is missing, unreadable, empty or of no known format. Later faults end the iteration and set `damage`.
     """
     if not isinstance(source, (str, Path)):
@@ -221,7 +246,7 @@ def open_capture(
     try:
         status = os.fstat(file.fileno())
         size = status.st_size if os.path.isfile(file.fileno()) else None
-        reader = CaptureReader(file, str(source), size, chunk_bytes, digest)
+        reader = CaptureReader(file, str(source), size, chunk_bytes, digest, ahead)
     except BaseException:
         file.close()
         raise

@@ -106,6 +106,7 @@ class PcapScanner:
             raise CaptureError(f"pcap version {major}.{minor} is not known; versions 2.0 to 2.4 are")
         self.limit = min(max(snaplen, USUAL_SNAPLEN), LARGEST_RECORD)
         self.interfaces = (Interface("", link & 0xFFFF),)
+        self.spare = record_header
         self.position = FILE_HEADER
         self.need = 0
         self.damage: str | None = None
@@ -131,8 +132,8 @@ class PcapScanner:
 
 
 @kernel
-def put_record(out: Any, at: Any, time_ns: Any, lengths: Any, data: Any, offset: Any) -> Any:
-    """Write a record at `out[at:]`; the position after it. `lengths` is (captured, original)."""
+def put_record_header(out: Any, at: Any, time_ns: Any, lengths: Any) -> Any:
+    """Write a record's header at `out[at:]`; where its frame goes. `lengths` is (captured, original)."""
     captured, original = lengths
     time_ns = min(max(time_ns, 0), 4_294_967_295_999_999_999)
     seconds = time_ns // 1_000_000_000
@@ -140,8 +141,15 @@ def put_record(out: Any, at: Any, time_ns: Any, lengths: Any, data: Any, offset:
     store32_little(out, at + 4, time_ns - seconds * 1_000_000_000)
     store32_little(out, at + 8, captured)
     store32_little(out, at + 12, original)
-    copy_bytes(out, at + RECORD_HEADER, data, offset, captured)
-    return at + RECORD_HEADER + captured
+    return at + RECORD_HEADER
+
+
+@kernel
+def put_record(out: Any, at: Any, time_ns: Any, lengths: Any, data: Any, offset: Any) -> Any:
+    """Write a record at `out[at:]`; the position after it. `lengths` is (captured, original)."""
+    at = put_record_header(out, at, time_ns, lengths)
+    copy_bytes(out, at, data, offset, lengths[0])
+    return at + lengths[0]
 
 
 @kernel
@@ -182,9 +190,10 @@ class PcapWriter:
         self.link_type: int | None = None
         self.packets = 0
         if link_type is not None:
-            self._start(link_type)
+            self.start(link_type)
 
-    def _start(self, link_type: int) -> None:
+    def start(self, link_type: int) -> None:
+        """Write the file's header, which says the link type; once, before the first packet."""
         header = np.array([0xA1B23C4D, 0x0004_0002, 0, 0, USUAL_SNAPLEN, link_type], "<u4")
         self._file.write(header.tobytes())
         self.link_type = link_type
@@ -202,7 +211,7 @@ class PcapWriter:
                 f"a packet of link type {other} does not fit (pcapng would hold both)"
             )
         if self.link_type is None:
-            self._start(expected)
+            self.start(expected)
         frames = np.ascontiguousarray(batch.frames)
         data = np.ascontiguousarray(batch.data)
         state = np.zeros(1, np.int64)
@@ -215,10 +224,8 @@ class PcapWriter:
             self._file.write(self._buffer.data[:used])
         self.packets += len(batch)
 
-    def write_records(self, records: NDArray[np.uint8], packets: int, link_type: int) -> None:
-        """Append bytes that hold so many records as `put_record` makes them, of packets of the file's link type."""
-        if self.link_type is None:
-            self._start(link_type)
+    def write_records(self, records: NDArray[np.uint8], packets: int) -> None:
+        """Append bytes that hold so many records as `put_record` makes them, of a file that was started."""
         self._file.write(records.data)
         self.packets += packets
 
@@ -228,7 +235,7 @@ class PcapWriter:
             return
         self._closed = True
         if self.link_type is None:
-            self._start(1)
+            self.start(1)
         if self._own:
             self._file.close()
         else:

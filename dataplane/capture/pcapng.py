@@ -161,6 +161,7 @@ class PcapngScanner:
     """Finds the packets of a pcapng in a buffer that holds a part of the file."""
 
     format = "pcapng"
+    spare = 0
 
     def __init__(self) -> None:
         self.user_application = ""

@@ -1,8 +1,9 @@
 """pcapng: writing (draft-ietf-opsawg-pcapng); little-endian, nanoseconds, the same bytes on every machine.
 
-`put_packet` appends one Enhanced Packet Block to a buffer and is called by kernels; `PcapngWriter` owns the
-file: section header, interfaces as they turn up, blocks of packets, at the end one Interface Statistics Block
-per interface. The section header names the application alone, not machine or system.
+`put_packet` appends one Enhanced Packet Block to a buffer and is called by kernels, as are its parts, for those who
+write frame and comment straight to their place; `PcapngWriter` owns the file: section header, interfaces as they turn
+up, blocks of packets, at the end one Interface Statistics Block per interface. The section header names the
+application alone, not machine or system.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dataplane.capture.little_endian import copy_bytes, load32_little, store16_little, store32_little
+from dataplane.capture.little_endian import copy_bytes, load32_little, store32_little
 from dataplane.capture.pcapng import ENHANCED
 from dataplane.kernel import kernel
 from dataplane.packets.batch import PacketBatch
 
 #: What is known of the packets written for one interface.
 TALLY = np.dtype([("packets", np.int64), ("first_ns", np.int64), ("last_ns", np.int64)])
+
+#: Of an Enhanced Packet Block, up to its frame.
+PACKET_HEADER = 28
 
 _MOST_INTERFACES = 1 << 16
 
@@ -36,13 +40,47 @@ def packet_block_size(captured: Any, comment_length: Any) -> Any:
 
 
 @kernel
-def _put_padded(out: Any, at: Any, data: Any, offset: Any, count: Any) -> Any:
-    """Copy bytes and pad them with zeros to 32 bits; the position after them."""
-    end = at + ((count + 3) & ~3)
-    if end > at:
-        store32_little(out, end - 4, 0)
-        copy_bytes(out, at, data, offset, count)
-    return end
+def begin_packet(out: Any, at: Any, interface: Any, time_ns: Any, lengths: Any) -> Any:
+    """Begin an Enhanced Packet Block at `out[at:]`; where its frame goes. `lengths` is (captured, original).
+
+    After the frame comes `pad`, perhaps a comment (its letters four bytes on, `end_comment`), then `end_packet`. A
+    time before 1970 cannot be written and becomes 1970.
+    """
+    captured, original = lengths
+    ticks = max(time_ns, 0)
+    store32_little(out, at, ENHANCED)
+    store32_little(out, at + 8, interface)
+    store32_little(out, at + 12, ticks >> 32)
+    store32_little(out, at + 16, ticks)
+    store32_little(out, at + 20, captured)
+    store32_little(out, at + 24, original)
+    return at + PACKET_HEADER
+
+
+@kernel
+def pad(out: Any, begin: Any, at: Any) -> Any:
+    """Zeros up to 32 bits from `begin` on; the position after them. Four bytes have to be left of the block."""
+    store32_little(out, at, 0)
+    return begin + ((at - begin + 3) & ~3)
+
+
+@kernel
+def end_comment(out: Any, option: Any, at: Any) -> Any:
+    """Complete the comment whose letters lie in `out[option + 4:at]`; the position after it."""
+    store32_little(out, option, 1 | (at - option - 4) << 16)
+    return pad(out, option, at)
+
+
+@kernel
+def end_packet(out: Any, begin: Any, at: Any, direction: Any) -> Any:
+    """End the block that began at `begin` with direction 0, 1 (inbound) or 2 (outbound); the position after it."""
+    size = at + 16 - begin
+    store32_little(out, begin + 4, size)
+    store32_little(out, at, 2 | 4 << 16)
+    store32_little(out, at + 4, direction)
+    store32_little(out, at + 8, 0)
+    store32_little(out, at + 12, size)
+    return at + 16
 
 
 @kernel
@@ -61,29 +99,16 @@ def put_packet(
 ) -> Any:
     """Write an Enhanced Packet Block at `out[at:]`, `packet_block_size` bytes; the position after it.
 
-    The frame is `data[offset:offset + captured]`, the comment `comment[:comment_length]` (UTF-8, none for 0),
-    direction 0, 1 (inbound) or 2 (outbound). A time before 1970 cannot be written and becomes 1970.
+    The frame is `data[offset:offset + captured]`, the comment `comment[:comment_length]` (UTF-8, none for 0).
     """
-    size = packet_block_size(captured, comment_length)
-    ticks = max(time_ns, 0)
-    store32_little(out, at, ENHANCED)
-    store32_little(out, at + 4, size)
-    store32_little(out, at + 8, interface)
-    store32_little(out, at + 12, ticks >> 32)
-    store32_little(out, at + 16, ticks & 0xFFFFFFFF)
-    store32_little(out, at + 20, captured)
-    store32_little(out, at + 24, original)
-    end = _put_padded(out, at + 28, data, offset, captured)
+    begin = at
+    at = begin_packet(out, begin, interface, time_ns, (captured, original))
+    copy_bytes(out, at, data, offset, captured)
+    at = pad(out, begin, at + captured)
     if comment_length > 0:
-        store16_little(out, end, 1)
-        store16_little(out, end + 2, comment_length)
-        end = _put_padded(out, end + 4, comment, 0, comment_length)
-    store16_little(out, end, 2)
-    store16_little(out, end + 2, 4)
-    store32_little(out, end + 4, direction)
-    store32_little(out, end + 8, 0)
-    store32_little(out, end + 12, size)
-    return end + 16
+        copy_bytes(out, at + 4, comment, 0, comment_length)
+        at = end_comment(out, at, at + 4 + comment_length)
+    return end_packet(out, begin, at, direction)
 
 
 @kernel
@@ -119,6 +144,16 @@ def put_batch(out: Any, data: Any, frames: Any, interfaces: Any, comments: Any, 
 
 
 @kernel
+def count_packet(tally: Any, time_ns: Any) -> None:
+    """Count a packet, of a time since 1970, for its interface's statistics."""
+    if tally["packets"] == 0 or time_ns < tally["first_ns"]:
+        tally["first_ns"] = time_ns
+    if tally["packets"] == 0 or time_ns > tally["last_ns"]:
+        tally["last_ns"] = time_ns
+    tally["packets"] += 1
+
+
+@kernel
 def tally_blocks(blocks: Any, tallies: Any) -> Any:
     """Count the Enhanced Packet Blocks in `blocks` per interface; the number of bytes that are whole."""
     at = 0
@@ -130,12 +165,7 @@ def tally_blocks(blocks: Any, tallies: Any) -> Any:
         if which >= tallies.shape[0]:
             break
         time_ns = (load32_little(blocks, at + 12) << 32) | load32_little(blocks, at + 16)
-        tally = tallies[which]
-        if tally["packets"] == 0 or time_ns < tally["first_ns"]:
-            tally["first_ns"] = time_ns
-        if tally["packets"] == 0 or time_ns > tally["last_ns"]:
-            tally["last_ns"] = time_ns
-        tally["packets"] += 1
+        count_packet(tallies[which], time_ns)
         at += size
     return at
 
@@ -203,6 +233,15 @@ class PcapngWriter:
         self._file.write(blocks.data[:whole])
         if whole != len(blocks):
             raise ValueError(f"no packet block of one of {len(self._tallies)} interfaces at byte {whole}")
+
+    @property
+    def tallies(self) -> NDArray[Any]:
+        """What was written, a row of `TALLY` per interface declared so far; `count_packet` counts."""
+        return self._tallies
+
+    def write_counted(self, blocks: NDArray[np.uint8]) -> None:
+        """Append whole blocks of declared interfaces that are in `tallies` already."""
+        self._file.write(blocks.data)
 
     def write_batch(
         self,

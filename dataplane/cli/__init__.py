@@ -2,8 +2,9 @@
 
 Commands are imported when they are used, so `dataplane --help` needs neither numba nor scapy.
 
-Exit codes: 0 done; 1 ran, but a condition that the user set did not hold; 2 wrong usage or configuration; 3 an input
-was damaged, what was readable is kept; 4 complete, but an exporter failed; 130 interrupted, outputs closed properly.
+Exit codes: 0 done; 1 ran, but failed a condition that the user set (`--fail-if`); 2 wrong usage or configuration; 3 an
+input was damaged, what was readable is kept; 4 complete, but an exporter failed; 130 interrupted, outputs closed
+properly.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import click
 
 _COMMANDS = {
     "replay": "Send captures through the Private Link service.",
+    "diff": "Tell what changed between two runs.",
+    "report": "Make one offline HTML page of a run.",
     "exhaust": "Run a NAT exhaustion experiment.",
     "topology": "Check, show and infer topologies.",
     "warmup": "Compile the kernels for this processor, once.",
@@ -70,6 +73,6 @@ class _LazyGroup(click.Group):
 def main() -> None:
     """Simulate the data plane of Azure Private Link, packet by packet.
 
-    Exit codes: 0 done, 1 a condition that you set did not hold, 2 wrong usage or configuration, 3 an input was
+    Exit codes: 0 done, 1 a condition that you set (--fail-if) failed it, 2 wrong usage or configuration, 3 an input was
     damaged (what was readable is kept), 4 an exporter failed, 130 interrupted.
     """

@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from dataplane.metrics.conditions import Condition
 
 C = TypeVar("C", bound=Callable[..., Any])
 
 #: Exit codes of the commands.
-USAGE = 2
+CONDITION, USAGE = 1, 2
 
 
 def common_options(command: C) -> C:
@@ -26,6 +29,38 @@ def common_options(command: C) -> C:
     return command
 
 
+def fail_if_option(*, of_two_runs: bool = False) -> Callable[[C], C]:
+    """`--fail-if CONDITION`, any number of times: the command's `fail_if` is a tuple of `Condition`s."""
+
+    def parse(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> tuple[Condition, ...]:
+        from dataplane.metrics.conditions import ConditionError, parse_condition
+
+        try:
+            return tuple(parse_condition(text, of_two_runs=of_two_runs) for text in texts)
+        except ConditionError as error:  # before anything runs
+            fail(f"--fail-if: {error}")
+
+    two = (
+        "The figures are the new run's; change. before one means new less old; differences.configuration, .results, "
+        ".sessions and .packets count what differs. "
+    )
+    return click.option(
+        "--fail-if",
+        multiple=True,
+        callback=parse,
+        metavar="CONDITION",
+        help="Exit with 1 when CONDITION holds at the end: FIGURE < NUMBER, or <=, >, >=, ==, !=. FIGURE is a path in "
+        "summary.json (dropped.packets, dropped.reasons.nat_ports_exhausted.packets) or one key of it "
+        "(minimum_availability_percent), which means every place that has it; one place is enough. "
+        + (two if of_two_runs else "")
+        + "May be given several times.",
+    )
+
+
+def say_held(lines: list[str]) -> None:
+    """Name on standard error where a condition held."""
+    for line in lines:
+        click.echo(f"failed: {line}", err=True)
 def given(option: str) -> bool:
     """Whether the user wrote an option, in place of which its default would stand."""
     source = click.get_current_context().get_parameter_source(option)

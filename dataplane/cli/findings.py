@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from dataplane.cli.tables import console, show, table
+from dataplane.cli.tables import console_for_output, show, table
 
 
 def print_findings(summary: dict[str, Any]) -> None:
     """Print what an experiment found on standard output."""
-    out = console()
+    out = console_for_output()
     found = summary["findings"]
     received, dropped = summary["received"]["packets"], summary["dropped"]["packets"]
     sessions = summary["sessions"]

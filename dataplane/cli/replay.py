@@ -5,38 +5,50 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from dataplane.cli.common import announce_compilation, common_options, errors_as_lines, fail
+from dataplane.cli.common import (
+    announce_compilation,
+    common_options,
+    errors_as_lines,
+    fail,
+    fail_if_option,
+    say_held,
+)
 
 if TYPE_CHECKING:
-    from dataplane.runs.replay import Progress, Replay
+    from dataplane.metrics.conditions import Condition
+    from dataplane.runs.replay import Progress, Replay, Replayed
 
 
 @click.command("replay", epilog="Example: dataplane replay contoso=monday.pcapng.gz -t topology.yaml -o run")
 @click.argument("captures", nargs=-1, required=True, metavar="[POINT=]CAPTURE…")
 @click.option("--topology", "-t", type=click.Path(path_type=Path), help="Without it, the topology is inferred.")
 @click.option("--output", "-o", "folder", type=click.Path(path_type=Path), metavar="RUN", help="The run's folder.")
+@click.option("--report", is_flag=True, help="Make report.html in the run's folder, as `dataplane report` does.")
 @click.option("--no-capture", is_flag=True, help="Leave capture.pcapng out of the run's folder.")
 @click.option("--pcap", "pcaps", multiple=True, metavar="POINT=FILE", help="Write one point as classic pcap.")
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Share the work among N threads.")
 @click.option("--dask", metavar="ADDRESS", help="Share it among the workers of a Dask cluster: tcp://host:8786.")
 @click.option("--each", is_flag=True, help="Replay every capture on its own, into RUN/NAME; N at a time.")
+@fail_if_option()
 @common_options
 def command(
     captures: tuple[str, ...],
     topology: Path | None,
     folder: Path | None,
+    report: bool,
     no_capture: bool,
     pcaps: tuple[str, ...],
     workers: int | None,
     dask: str | None,
     each: bool,
+    fail_if: tuple[Condition, ...],
     as_json: bool,
     quiet: bool,
     seed: int,
@@ -47,6 +59,8 @@ def command(
     network where it was taken. Packets of several captures are merged by time, unless --each. Without a topology, every
     server in the captures becomes the private endpoint of a service.
     """
+    if report and (folder is None or each):
+        fail("--report: the page belongs into one run's folder, named with -o RUN; after --each see dataplane report")
     with errors_as_lines():
         from dataplane.runs.replay import Replay, replay
         from dataplane.topology import load_topology
@@ -62,12 +76,15 @@ def command(
             command=sys.argv[:],
             workers=workers,
             dask=dask,
+            fail_if=fail_if,
         )
         announce_compilation(quiet)
         if each:
             _each(job, as_json, quiet)
         with _progress(quiet) as progress:
             result = replay(job, progress)
+    if report and folder is not None:
+        _report(folder, result)
     try:
         if as_json:
             from dataplane.runs.folder import to_json
@@ -87,6 +104,7 @@ def command(
             click.echo(f"note: {warning}", err=True)
     for line in result.damage + result.failures:
         click.echo(f"error: {line}", err=True)
+    say_held(result.held)
     if result.interrupted:
         click.echo("interrupted: what was done until then is kept", err=True)
     sys.exit(result.exit_code)
@@ -115,7 +133,22 @@ def _each(job: Replay, as_json: bool, quiet: bool) -> NoReturn:
     for result in results:
         for line in result.errors:
             click.echo(f"error: {line}", err=True)
+        say_held(result.held)
     sys.exit(gravest([result.exit_code for result in results]))
+
+
+def _report(folder: Path, result: Replayed) -> None:
+    """Make the page; the run stays complete without it."""
+    from dataplane.report import write_report
+    from dataplane.runs.folder import RunError, restate
+    from dataplane.runs.replay import MEANINGS
+
+    try:
+        write_report(folder)
+    except (RunError, OSError, MemoryError) as error:
+        result.failures.append(f"report.html could not be made: {error}; `dataplane report {folder}` tries again")
+        with suppress(OSError, RunError):  # what kept the page from being written may do so here
+            restate(folder, result.exit_code, MEANINGS[result.exit_code])
 
 
 def _points(pcaps: tuple[str, ...]) -> dict[str, Path]:

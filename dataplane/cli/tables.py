@@ -16,8 +16,9 @@ from dataplane.verdict import Verdict
 if TYPE_CHECKING:
     from dataplane.runs.each import Finished
 
-#: Rows of a table before the rest is summed up in one line: the whole is in summary.json.
+#: Rows of a table before the rest is summed up in one line.
 _MOST_ROWS = 20
+_ALL = "--json or summary.json lists all"
 
 
 class _Console(Console):
@@ -26,16 +27,16 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-def console() -> Console:
-    """Standard output, as wide as the terminal, or wide enough for the tables where nobody looks at the width."""
+def console_for_output() -> Console:
+    """Standard output, 120 columns wide where it is no terminal."""
     return _Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
 def print_summary(summary: dict[str, Any], topology: Topology, *, inferred: bool) -> None:
     """Print what happened on standard output."""
-    out = console()
+    console = console_for_output()
     received = summary["received"]
-    out.print(
+    console.print(
         f"{received['packets']:,} packets, {received['bytes']:,} bytes in {summary['duration_seconds']:,.3f} s of "
         "capture time: "
         + ", ".join(
@@ -44,18 +45,18 @@ def print_summary(summary: dict[str, Any], topology: Topology, *, inferred: bool
     )
     if inferred:
         servers = len(topology.private_endpoints)
-        out.print(f"No topology was given: {servers} server(s) in the captures became private endpoints.")
+        console.print(f"No topology was given: {servers} server(s) in the captures became private endpoints.")
     sessions = summary["sessions"]
     ended = ", ".join(f"{count:,} {how}" for how, count in sessions["ended"].items() if count) or "none"
-    out.print(
+    console.print(
         f"{sessions['created']:,} sessions: {sessions['active']:,} open at the end; ended: {ended}", end="\n\n"
     )
-    _endpoints(out, summary["private_endpoints"])
-    _nat_ports(out, summary["private_link_services"])
-    _drops(out, summary["dropped"]["reasons"])
+    _endpoints(console, summary["private_endpoints"])
+    _nat_ports(console, summary["private_link_services"])
+    _drops(console, summary["dropped"]["reasons"])
     first = summary["first_exhaustion"]
     if first:
-        out.print(
+        console.print(
             f"NAT ports ran out first after {first['time_seconds']:,.3f} s: {first['service']}, NAT IP "
             f"{first['nat_ip']}, {first['protocol']} toward {first['backend']}"
         )
@@ -64,10 +65,10 @@ def print_summary(summary: dict[str, Any], topology: Topology, *, inferred: bool
 def print_each(results: Sequence[Finished]) -> None:
     """Print one line for every capture that was replayed on its own."""
     columns = ("packets", "forwarded", "bypassed", "dropped", "sessions", "lowest free", "written to")
-    shown = table("", "capture", *columns)
+    captures = table("", "capture", *columns)
     for result in results:
         if result.summary is None:
-            shown.add_row(escape(result.capture), *["-"] * 6, "interrupted" if result.exit_code == 130 else "failed")
+            captures.add_row(escape(result.capture), *["-"] * 6, "interrupted" if result.exit_code == 130 else "failed")
             continue
         summary = result.summary
         packets = [summary[kind]["packets"] for kind in ("received", "forwarded", "bypassed", "dropped")]
@@ -76,7 +77,7 @@ def print_each(results: Sequence[Finished]) -> None:
             for service in summary["private_link_services"]
             for nat_ip in service["nat_ips"]
         ]
-        shown.add_row(
+        captures.add_row(
             escape(result.capture),
             *(f"{count:,}" for count in packets),
             f"{summary['sessions']['created']:,}",
@@ -84,31 +85,31 @@ def print_each(results: Sequence[Finished]) -> None:
             escape(result.folder or "-"),
         )
     # File names are not cut where nobody looks at the width.
-    _Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(shown)
+    _Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(captures)
 
 
 def table(title: str, *columns: str) -> Table:
-    """A table whose first column is text and whose other columns are figures."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    """A table whose first column is text and the others numbers."""
+    result = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for number, column in enumerate(columns):
-        made.add_column(column, justify="left" if number == 0 else "right")
-    return made
+        result.add_column(column, justify="left" if number == 0 else "right")
+    return result
 
 
-def show(console: Console, shown: Table, rows: Sequence[tuple[str, ...]]) -> None:
-    """Print a table with its first rows, and how many there are more; nothing if there is no row."""
+def show(console: Console, rows_of: Table, rows: Sequence[tuple[str, ...]], rest: str = _ALL) -> None:
+    """Print a table with its rows, the first twenty of them; nothing when there are none."""
     if not rows:
         return
     for row in rows[:_MOST_ROWS]:
-        shown.add_row(*row)
-    console.print(shown)
+        rows_of.add_row(*row)
+    console.print(rows_of)
     if len(rows) > _MOST_ROWS:
-        console.print(f"… and {len(rows) - _MOST_ROWS:,} more (--json or summary.json lists all)")
+        console.print(f"… and {len(rows) - _MOST_ROWS:,} more ({rest})")
     console.print()
 
 
 def _endpoints(console: Console, endpoints: list[dict[str, Any]]) -> None:
-    shown = table("Private endpoints", "endpoint", "IN bytes", "OUT bytes", "packets", "sessions", "dropped")
+    columns = table("Private endpoints", "endpoint", "IN bytes", "OUT bytes", "packets", "sessions", "dropped")
     rows = [
         (
             endpoint["name"],
@@ -120,11 +121,11 @@ def _endpoints(console: Console, endpoints: list[dict[str, Any]]) -> None:
         )
         for endpoint in sorted(endpoints, key=lambda e: -e["bytes_in"] - e["bytes_out"])
     ]
-    show(console, shown, rows)
+    show(console, columns, rows)
 
 
 def _nat_ports(console: Console, services: list[dict[str, Any]]) -> None:
-    shown = table(
+    columns = table(
         "NAT ports", "service, NAT IP", "capacity", "in use", "held", "free", "available", "lowest", "failures"
     )
     rows = [
@@ -142,14 +143,14 @@ def _nat_ports(console: Console, services: list[dict[str, Any]]) -> None:
         for nat_ip in service["nat_ips"]
     ]
     rows.sort(key=lambda row: float(row[6].split()[0]))
-    show(console, shown, rows)
+    show(console, columns, rows)
 
 
 def _drops(console: Console, reasons: dict[str, dict[str, int]]) -> None:
-    shown = table("Dropped", "reason", "packets", "bytes", "what it means")
-    shown.columns[3].justify = "left"
+    columns = table("Dropped", "reason", "packets", "bytes", "what it means")
+    columns.columns[3].justify = "left"
     rows = [
         (reason, f"{count['packets']:,}", f"{count['bytes']:,}", Verdict[reason.upper()].explanation)
         for reason, count in sorted(reasons.items(), key=lambda item: -item[1]["packets"])
     ]
-    show(console, shown, rows)
+    show(console, columns, rows)

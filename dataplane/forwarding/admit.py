@@ -57,7 +57,7 @@ def admit(state: Any, packet: Any, arrival: Any, leaving: Any) -> Any:
         timeouts = state.rules[rule, 4]
     if protocol == PROTOCOL_TCP and not service["any_first_packet"] and not is_first_packet(packet["tcp_flags"]):
         return _NOT_FIRST, _NO_GRANT
-    if service["backends"] == 0:
+    if service["healthy"] == 0:
         return _NO_BACKEND, _NO_GRANT
 
     hashed = flow_hash(flow, endpoint["key"], protocol, service["distribution"])
@@ -81,9 +81,10 @@ def admit(state: Any, packet: Any, arrival: Any, leaving: Any) -> Any:
     capped = found == CAPPED
     not_found = found == NOT_FOUND
     if service["spill"]:
-        for nat_ip in range(service["nat_ips"]):
+        for place in range(service["nat_ips"]):
+            nat_ip = np.int64(state.nat_ip_order[service["first_nat_ip"] + place])
             if nat_ip != first_choice:
-                other = pool_number(service, np.int64(nat_ip), slot, backend)
+                other = pool_number(service, nat_ip, slot, backend)
                 found, offset = look_for_port(state, packet, other, backend_port, leaving)
                 if found == GIVES:
                     return np.int64(0), (other, offset, backend_port, timeouts)
@@ -93,9 +94,9 @@ def admit(state: Any, packet: Any, arrival: Any, leaving: Any) -> Any:
         return _PORT_LIMIT, _NO_GRANT
     verdict = np.int64(_NOT_FOUND if not_found else _EXHAUSTED)
     state.pools[pool]["failures"] += 1
-    nat_ip = state.nat_ips[state.pools[pool]["nat_ip"]]
-    nat_ip["failures"] += 1
-    nat_ip["events"] += 1
+    row = state.nat_ips[state.pools[pool]["nat_ip"]]
+    row["failures"] += 1
+    row["events"] += 1
     clock = state.clock[0]
     if clock["exhausted_pool"] < 0:
         clock["exhausted_pool"] = pool
@@ -114,7 +115,7 @@ def foresee(state: Any, packet: Any) -> Any:
     """
     service = state.services[packet["service"]]
     slot = slot_of_protocol(service, np.int64(packet["protocol"]))
-    if slot < 0 or service["backends"] == 0:
+    if slot < 0 or service["healthy"] == 0:
         return np.int64(-1)
     key = state.endpoints[packet["endpoint"]]["key"]
     hashed = flow_hash(packet["flow"], key, np.int64(packet["protocol"]), service["distribution"])

@@ -35,19 +35,25 @@ def choose_backend(state: Any, service: Any, hashed: Any) -> Any:
 
 @inlined
 def choose_nat_ip(state: Any, packet: Any, hashed: Any, slot: Any, backend: Any, leaving: Any) -> Any:
-    """The NAT IP that a new session tries first, as a place in the service's list; `leaving` as in `admit`."""
+    """The NAT IP that a new session tries first, as a place among the service's; `leaving` as in `admit`."""
     service = state.services[packet["service"]]
+    first = np.int64(service["first_nat_ip"])
     count = np.int64(service["nat_ips"])
     selection = service["selection"]
+    at = np.int64(0)
     if selection == ROUND_ROBIN:
-        return state.cursors[service["first_backend"] + backend] % count
-    if selection == BY_HASH:
-        return scale(mix(hashed ^ service["nat_ip_salt"]), count)
-    if selection == PAIRED:
+        at = state.cursors[service["first_backend"] + backend] % count
+    elif selection == BY_HASH:
+        at = scale(mix(hashed ^ service["nat_ip_salt"]), count)
+    elif selection == PAIRED:
         key = state.endpoints[packet["endpoint"]]["key"]
         paired = flow_hash(packet["flow"], key, np.int64(0), SOURCE_IP)
-        return scale(mix(paired ^ service["nat_ip_salt"]), count)
-    for nat_ip in range(count):  # fill first
-        if free_ports(state, pool_number(service, np.int64(nat_ip), slot, backend), leaving) > 0:
-            return np.int64(nat_ip)
-    return np.int64(0)
+        at = scale(mix(paired ^ service["nat_ip_salt"]), count)
+    else:  # fill first
+        while at < count:
+            nat_ip = np.int64(state.nat_ip_order[first + at])
+            if free_ports(state, pool_number(service, nat_ip, slot, backend), leaving) > 0:
+                return nat_ip
+            at += 1
+        at = np.int64(0)
+    return np.int64(state.nat_ip_order[first + at])

@@ -172,7 +172,7 @@ def _error_to_nat_ip(state: Any, data: Any, packet: Any, target: Any, sizes: Any
     """
     nobody = np.int64(-1)
     row = look_up(state.addresses, 2 * target[0] + 1, target[1])
-    if row < 0 or sizes[0] < 1 or sizes[1] < 1:
+    if row < 0 or not state.nat_ips[row]["active"] or sizes[0] < 1 or sizes[1] < 1:
         return np.int64(direction), nobody
     service = np.int64(state.nat_ips[row]["service"])
     fragment = load16(data, packet["network_header"] + FRAGMENT) & (MORE_FRAGMENTS | FRAGMENT_OFFSET)
@@ -285,7 +285,7 @@ def _direction(state: Any, point: Any, source: Any, destination: Any, packet: An
     kinds = state.points[point]["kinds"]
     if kinds & POINT_HAS_NAT_IPS:
         nat_ip = look_up(state.addresses, 2 * point + 1, destination)
-        if nat_ip >= 0:
+        if nat_ip >= 0 and state.nat_ips[nat_ip]["active"]:
             service = np.int64(state.nat_ips[nat_ip]["service"])
             backend = look_up(state.addresses, BACKENDS_OF + service, source)
             if backend >= 0:

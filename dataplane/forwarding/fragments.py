@@ -82,6 +82,7 @@ class Sequencer:
         self._queue: FragmentQueue[Held] = FragmentQueue()
         self._packet = scratch[0]
         self._now = FIRST_TIME
+        self._begun = False  # a packet has arrived: time begins with the first one
 
     @property
     def waiting(self) -> int:
@@ -91,6 +92,7 @@ class Sequencer:
     def sequence(self, state: State, batch: PacketBatch) -> PacketBatch:
         """The packets to be processed now, in order: without those that wait, with those that wait no longer."""
         frames = batch.frames
+        self._begun |= len(frames) > 0
         fragments = self._find(state, batch)
         usable = frames["flags"] & TIME_UNREPRESENTABLE == 0
         usable &= (frames["time_ns"] >= FIRST_TIME) & (frames["time_ns"] <= LAST_TIME)
@@ -123,6 +125,8 @@ class Sequencer:
 
     def forget(self, now_ns: int) -> PacketBatch:
         """Time passes: what has waited too long."""
+        if not self._begun:
+            return self._only(())
         self._now = max(self._now, now_ns)
         return self._only(self._queue.forget(self._now))
 

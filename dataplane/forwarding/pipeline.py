@@ -16,7 +16,7 @@ from dataplane.forwarding.icmp import rewrite_error
 from dataplane.forwarding.translate import rewrite, rewrite_addresses, step_ttl
 from dataplane.kernel import inlined, kernel, load32, prefetch
 from dataplane.nat.fragments import OVERLAP, UNRESOLVED
-from dataplane.nat.life import DONE, DRAIN_LOG, GROW_SESSIONS, open_session, pass_time, reopen, see
+from dataplane.nat.life import DONE, DRAIN_LOG, GROW_SESSIONS, open_session, pass_time, reopen, see, set_stop
 from dataplane.nat.ports import foresee_port, session_at
 from dataplane.nat.sessions import find, has_room, hint_of, is_session
 from dataplane.nat.tcp import HANDSHAKE_REVIVES, is_first_packet
@@ -139,7 +139,7 @@ def forward(state: Any, frame: Any, data: Any, packet: Any, sides: Any, place: A
 def is_due(state: Any, now: Any) -> Any:
     """Whether something may have to happen before a packet at `now`."""
     clock = state.clock[0]
-    return now >= clock["next_due"] or now >= clock["minute_end"]
+    return now >= clock["next_due"] or now >= clock["stop"]
 
 
 @inlined
@@ -247,6 +247,7 @@ def start(state: Any, now: Any) -> None:
     clock["origin"] = now
     clock["tick"] = now >> TICK_BITS
     clock["minute_end"] = (now // MINUTE + 1) * MINUTE
+    set_stop(state)
     for nat_ip in range(len(state.nat_ips)):
         state.nat_ips[nat_ip]["since"] = now
 

@@ -25,14 +25,14 @@ ASK_ALL = -1
 
 @kernel
 def take_turns(clock: Any, frames: Any, begin: Any, turns: Any) -> Any:
-    """Move the clock over the frames from `begin` on and note each one's TURN, up to the end of the clock's minute.
+    """Move the clock over the frames from `begin` on and note each one's TURN, up to a minute's end or an event.
 
-    Returns the first frame that is not in it, or for which there is no row in `turns`.
+    Returns the first frame that is not before it, or for which there is no row in `turns`.
     """
     end = min(len(frames), begin + len(turns))
     for index in range(begin, end):
         now = time_of(clock, frames[index])
-        if now >= clock["minute_end"]:
+        if now >= clock["stop"]:
             return index
         keep_time(clock, frames[index], now)
         turns[index - begin]["now"] = now
@@ -67,7 +67,7 @@ def owner_of(state: Any, packet: Any, place: Any, shards: Any) -> Any:
             return place % shards
     else:
         service = state.services[packet["service"]]
-        if service["backends"] == 0:
+        if service["healthy"] == 0:
             return place % shards
         key = state.endpoints[packet["endpoint"]]["key"]
         hashed = flow_hash(packet["flow"], key, np.int64(packet["protocol"]), service["distribution"])

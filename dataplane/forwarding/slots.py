@@ -19,13 +19,17 @@ _SLOTS_PER_BACKEND = 128
 ONE_BACKEND = np.zeros(2, np.int32)
 
 
-def backend_slots(keys: Sequence[Any]) -> NDArray[np.int32]:
-    """The place of a backend in the service's list, for every slot; backends are given by their keys."""
+def backend_slots(keys: Sequence[Any], healthy: Sequence[int] | None = None) -> NDArray[np.int32]:
+    """The place of a backend in the service's list, for every slot.
+
+    Backends are given by their keys; `healthy` has the places of those that get slots, all by default, one at least.
+    """
     if len(keys) < 2:
         return ONE_BACKEND
     slots = np.full(1 << (_SLOTS_PER_BACKEND * len(keys) - 1).bit_length(), -1, np.int32)
-    take_slots(slots, np.array(keys, np.uint64), np.zeros(len(keys), np.int64))
-    return slots
+    places = np.arange(len(keys)) if healthy is None else np.array(healthy)
+    take_slots(slots, np.array(keys, np.uint64)[places], np.zeros(len(places), np.int64))
+    return places[slots].astype(np.int32)
 
 
 @kernel

@@ -3,7 +3,7 @@
 Open-addressing tables are sized for a load of at most a half, so a search always ends at an empty row.
 """
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from dataplane.records import (
     CLOSING,
     DATAGRAM,
     DUE,
+    END_WORDS,
     ENDED,
     ENDPOINT,
     ENDPOINT_COUNTER,
@@ -54,7 +55,7 @@ from dataplane.records import (
 from dataplane.records import (
     BLOCK as BLOCK_ROW,
 )
-from dataplane.topology.model import NatPolicy, PrivateLinkService, Topology
+from dataplane.topology.model import Event, NatPolicy, PrivateLinkService, Topology
 from dataplane.verdict import Verdict
 
 FIVE_TUPLE, SOURCE_IP, SOURCE_IP_PROTOCOL = 0, 1, 2
@@ -139,6 +140,17 @@ def _rule_table(rows: list[tuple[int, int, int, int, int]]) -> NDArray[np.int64]
             at = (at + 1) & mask
         table[at] = row
     return table
+
+
+def nat_ips_of(topology: Topology, service: PrivateLinkService) -> list[IPv4Address]:
+    """All NAT IPs that a service has in the run: those it begins with, then those that events add, each once."""
+    added = [event.address for event in topology.events if event.add_nat_ip == service.name and event.address]
+    return list(dict.fromkeys([*service.nat_ips, *added]))
+
+
+def events_of(topology: Topology) -> list[Event]:
+    """The events in the order in which they take place."""
+    return sorted(topology.events, key=lambda event: event.at)
 
 
 def protocols_of(service: PrivateLinkService) -> list[str]:
@@ -231,7 +243,7 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
     backends = 0
     slots = [ONE_BACKEND]  # of every service that has no choice
     pools: list[tuple[Any, ...]] = []
-    nat_ips: list[tuple[int, int]] = []
+    nat_ips: list[tuple[int, int, bool]] = []
     hosts: dict[tuple[str, int], int] = {}
     ports = words = caps = counters = blocks = 0
     for number, service in enumerate(services):
@@ -246,9 +258,12 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         protocol_slots = {name: slot for slot, name in enumerate(protocols)}
         keys = [key64(seed, "backend", service.name, str(backend)) for backend in balancer.backend_pool]
         own_slots = backend_slots(keys)
+        addresses_in_run = nat_ips_of(topology, service)
         service_table[number] = (
             len(pools),
             len(service.nat_ips),
+            len(nat_ips),
+            len(balancer.backend_pool),
             len(balancer.backend_pool),
             len(protocols),
             protocol_slots.get("tcp", -1),
@@ -296,7 +311,7 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         if len(keys) > 1:
             slots.append(own_slots)
         place_of_pool = 0
-        for index, nat_ip in enumerate(service.nat_ips):
+        for index, nat_ip in enumerate(addresses_in_run):
             addresses.append((2 * point + 1, int(nat_ip), len(nat_ips)))
             point_table[point]["kinds"] |= POINT_HAS_NAT_IPS
             for protocol in protocols:
@@ -335,13 +350,13 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
                     blocks += pool_blocks
                     if has_bitmap:
                         words += (size + 63) // 64
-            nat_ips.append((number, index))
+            nat_ips.append((number, index, index < len(service.nat_ips)))
         if nat.ports_per_endpoint:
             caps += place_of_pool * endpoints_of_service[number]
 
     nat_ip_table = np.zeros(len(nat_ips), NAT_IP)
-    for row, (number, index) in enumerate(nat_ips):
-        nat_ip_table[row]["service"], nat_ip_table[row]["index"] = number, index
+    for name, column in zip(("service", "index", "active"), zip(*nat_ips, strict=True), strict=False):
+        nat_ip_table[name] = column
     pool_table = np.zeros(len(pools), POOL)
     for row, fields in enumerate(pools):
         pool_table[row] = fields
@@ -370,8 +385,11 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         timeouts=np.array([*timeouts] or [(0,) * STATES], np.int64),
         probe_runs=np.array(probe_runs, np.int64),
         backend_slots=np.concatenate(slots),
+        backend_health=np.ones(backends, np.uint8),
         pools=pool_table,
         nat_ips=nat_ip_table,
+        nat_ip_order=nat_ip_table["index"].copy(),  # those that are there at first come first
+        event_times=np.array([event.at for event in events_of(topology)], np.int64),
         free_ports=zeroed(ports, np.uint16, scattered=True),
         port_session=zeroed(ports, np.int32, scattered=True),
         used_ports=used_ports,
@@ -393,7 +411,7 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         counters=np.zeros(len(endpoints), ENDPOINT_COUNTER),
         endpoint_drops=np.zeros((len(endpoints) + 1, len(Verdict)), np.int64),
         totals=np.zeros(len(Verdict), TOTAL),
-        ended=np.zeros(4, np.int64),
+        ended=np.zeros(len(END_WORDS), np.int64),
         log=np.zeros(1 << 16 if logging else 1, ENDED),
         resets=np.zeros(1 << 12, IDLE_RESET),
     )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataplane.forwarding.tables import nat_ips_of
 from dataplane.records import State
 from dataplane.topology.model import Topology
 
@@ -72,7 +73,7 @@ class Series:
         if self._sink is not None and (rows := self._rows(state, end, until_ns)):
             self._sink(rows)
         self.past += _minute(state)
-        following = max(end, min(int(clock["next_due"]), until_ns))
+        following = max(end, min(int(clock["next_due"]), int(clock["next_event"]), until_ns))
         return following // MINUTE_NS * MINUTE_NS
 
     def _rows(self, state: State, end: int, until_ns: int) -> list[MetricRow]:
@@ -116,7 +117,7 @@ class Series:
         low = np.where(touched, pools["minute_used_low"], used)
         high = np.where(touched, pools["minute_used_high"], used)
         for nat_ip in state.nat_ips:
-            if not nat_ip["events"] and not forwarded[nat_ip["service"]]:
+            if not nat_ip["events"] and not (nat_ip["active"] and forwarded[nat_ip["service"]]):
                 continue
             service = self._topology.private_link_services[nat_ip["service"]]
             own = nat_ip_pools(state, nat_ip)
@@ -129,7 +130,7 @@ class Series:
             average = round(100 * mean / capacity, 6)
             least = round(100 * int(low[own].min()) / size, 6)
             most = round(100 * int(high[own].max()) / size, 6)
-            address = str(service.nat_ips[nat_ip["index"]])
+            address = str(nat_ips_of(self._topology, service)[nat_ip["index"]])
             rows.append(
                 MetricRow(time, service.name, "PLSNatPortsUsage", address, average, 1, least, most, average)
             )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dataplane.forwarding.tables import protocols_of
+from dataplane.forwarding.tables import nat_ips_of, protocols_of
 from dataplane.metrics.series import Series, nat_ip_pools
 from dataplane.records import END_WORDS, State
 from dataplane.topology.model import PrivateLinkService, Topology
@@ -49,7 +49,7 @@ def summarise(topology: Topology, state: State, series: Series, seed: int) -> di
         {
             "name": service.name,
             **_traffic(of_service[service.name]),
-            "nat_ips": [_nat_ip(service, str(ip), state, next(nat_rows)) for ip in service.nat_ips],
+            "nat_ips": [_nat_ip(service, str(ip), state, next(nat_rows)) for ip in nat_ips_of(topology, service)],
         }
         for service in topology.private_link_services
     ]
@@ -107,6 +107,7 @@ def _nat_ip(service: PrivateLinkService, address: str, state: State, nat_ip: Any
 
     return {
         "ip": address,
+        "active": bool(nat_ip["active"]),
         "capacity": capacity,
         "in_use": capacity - free - held,
         "held": held,
@@ -142,7 +143,7 @@ def pool_names(topology: Topology, state: State, number: int) -> dict[str, str]:
     protocol, backend = divmod(int(pool["number"]) % (len(protocols) * len(backends)), len(backends))
     return {
         "service": service.name,
-        "nat_ip": str(service.nat_ips[row["index"]]),
+        "nat_ip": str(nat_ips_of(topology, service)[row["index"]]),
         "protocol": protocols[protocol],
         "backend": str(backends[backend]),
     }

@@ -11,10 +11,12 @@ from dataplane.kernel import inlined, kernel
 from dataplane.nat.ports import cap_index, give_port, note_use, take_port
 from dataplane.nat.sessions import give_row, insert, remove, tag_of, take_row
 from dataplane.nat.tcp import CLOSING_REFRESHES, closed_after, is_first_packet, seen_after, seen_in, state_after
-from dataplane.nat.timers import arm, deadline, disarm, pop_due
+from dataplane.nat.timers import FOREVER, arm, deadline, disarm, pop_due
 from dataplane.packets.checksum import address_change, fold, word_change
 from dataplane.packets.headers import FIN, PROTOCOL_ICMP, PROTOCOL_UDP, RST
 from dataplane.records import (
+    BY_PACKET,
+    BY_TIME,
     CLOSED,
     CLOSING,
     ESTABLISHED,
@@ -30,7 +32,7 @@ from dataplane.records import (
 )
 
 #: What a kernel asks Python to do before it can go on with the same packet.
-DONE, END_MINUTE, GROW_SESSIONS, DRAIN_LOG = 0, 1, 2, 3
+DONE, END_MINUTE, GROW_SESSIONS, DRAIN_LOG, TAKE_PLACE = 0, 1, 2, 3, 4
 
 
 @inlined
@@ -176,11 +178,8 @@ def how_it_ends(session_state: Any) -> Any:
 
 
 @inlined
-def end_session(state: Any, row: Any, how: Any, moment: Any, followed_by: Any) -> None:
-    """End a live session whose timer is not running: it can no longer be found, and its port is held or free.
-
-    `followed_by` is the number of the packet that opens it anew, or 0.
-    """
+def end_session(state: Any, row: Any, how: Any, moment: Any, cause: Any) -> None:
+    """End a live session whose timer is not running: it can no longer be found, and its port is held or free."""
     session = state.sessions[row]
     pool_number = np.int64(session["pool"])
     pool = state.pools[pool_number]
@@ -191,7 +190,7 @@ def end_session(state: Any, row: Any, how: Any, moment: Any, followed_by: Any) -
     clock = state.clock[0]
     clock["live"] -= 1
     if clock["logging"]:
-        _log(state, row, how, moment, followed_by)
+        _log(state, row, how, moment, cause)
     if state.timeouts[session["timeouts"], HELD] > 0:
         session["state"] = HELD
         session["last_refresh"] = moment
@@ -216,11 +215,11 @@ def release(state: Any, row: Any, moment: Any) -> None:
 
 
 @kernel
-def _log(state: Any, row: Any, how: Any, moment: Any, followed_by: Any) -> None:
+def _log(state: Any, row: Any, how: Any, moment: Any, cause: Any) -> None:
     clock = state.clock[0]
     entry = state.log[clock["logged"]]
     fill_log_row(state, entry, row, how, moment)
-    entry["followed_by"] = followed_by
+    entry["cause"] = cause
     clock["logged"] += 1
 
 
@@ -277,7 +276,7 @@ def end_all_due(state: Any, until: Any) -> Any:
             if session["state"] == ESTABLISHED or session["state"] == HALF_CLOSED:
                 if state.services[state.pools[session["pool"]]["service"]]["idle_reset"]:
                     _note_idle_reset(state, row, moment)
-            end_session(state, row, how_it_ends(session["state"]), moment, np.int64(0))
+            end_session(state, row, how_it_ends(session["state"]), moment, np.int64(BY_TIME))
     return DONE
 
 
@@ -304,17 +303,50 @@ def _note_idle_reset(state: Any, row: Any, moment: Any) -> None:
 
 @kernel
 def pass_time(state: Any, now: Any) -> Any:
-    """Let time pass up to `now`, as far as the current minute goes; END_MINUTE when the minute is over."""
+    """Let time pass up to `now`, as far as the current minute goes, and up to the next event.
+
+    END_MINUTE when the minute is over, TAKE_PLACE when it is an event's turn.
+    """
     clock = state.clock[0]
-    end = clock["minute_end"]
-    status = end_all_due(state, now if now < end else end - 1)
-    if status == DONE and now >= end:
-        status = END_MINUTE
-    return status
+    until = now
+    reached = DONE
+    if now >= clock["stop"]:
+        if clock["next_event"] < clock["minute_end"]:
+            until = clock["next_event"]
+            reached = TAKE_PLACE
+        else:
+            until = clock["minute_end"] - 1
+            reached = END_MINUTE
+    status = end_all_due(state, until)
+    return reached if status == DONE else status
+
+
+@kernel
+def set_stop(state: Any) -> None:
+    """Note when the next event takes place, and up to which time packets need not stop."""
+    clock = state.clock[0]
+    clock["next_event"] = FOREVER
+    if clock["events"] < len(state.event_times):
+        after = state.event_times[clock["events"]]
+        if clock["origin"] <= FOREVER - after:
+            clock["next_event"] = clock["origin"] + after
+    clock["stop"] = min(clock["minute_end"], clock["next_event"])
+
+
+@kernel
+def end_rows(state: Any, rows: Any, begin: Any, how: Any, moment: Any, cause: Any) -> Any:
+    """End the live sessions in these rows, from place `begin` on, until the log is full; returns the next place."""
+    clock = state.clock[0]
+    for place in range(begin, len(rows)):
+        if clock["logging"] and clock["logged"] == len(state.log):
+            return place
+        disarm(state, rows[place])
+        end_session(state, rows[place], how, moment, cause)
+    return len(rows)
 
 
 @kernel
 def reopen(state: Any, row: Any, moment: Any, number: Any) -> None:
     """End a closing or reset session early, since its consumer opens it anew with the `number`th packet."""
     disarm(state, row)
-    end_session(state, row, how_it_ends(state.sessions[row]["state"]), moment, number)
+    end_session(state, row, how_it_ends(state.sessions[row]["state"]), moment, BY_PACKET + number)

@@ -1,8 +1,11 @@
-"""Timers: a hierarchical wheel whose current tick is a heap, so that sessions end exactly in (moment, id) order.
+"""Timers: a hierarchical wheel whose current tick is kept in order, so that sessions end exactly in (moment, id) order.
 
 A tick is 2^20 ns (about 1 ms); four levels of 1,024 slots reach 36 years, what lies beyond waits in the last slot.
 A packet that refreshes a session only writes `last_refresh`: the timer stays where it is and is armed anew when its
 slot comes due. Lists are linked both ways, so a timer can be moved when a state change shortens its deadline.
+
+Timers of a tick mostly come in order: then they are a sorted run, from which the first is taken by moving on. Once one
+comes out of order, the run becomes a heap, until it is empty.
 """
 
 from typing import Any
@@ -19,7 +22,7 @@ LEVELS = 4
 WORDS = SLOTS // 64
 FOREVER = 2**63 - 1
 
-_IN_HEAP = -(2**31)
+_DUE = -(2**31)
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -70,8 +73,8 @@ def disarm(state: Any, row: Any) -> None:
     timers = state.timers
     following = np.int64(timers[row]["next"])
     previous = np.int64(timers[row]["previous"])
-    if previous == _IN_HEAP:
-        _drop(state, following)
+    if previous == _DUE:
+        _drop(state, row)
         return
     if following >= 0:
         timers[following]["previous"] = previous
@@ -90,7 +93,7 @@ def _clear(slot_bits: Any, slot: Any) -> None:
     slot_bits[(slot >> SLOT_BITS) * WORDS + (at >> 6)] &= _ALL ^ (_ONE << np.uint64(at & 63))
 
 
-# --- the heap: timers of ticks that have begun ---------------------------------------------------------------
+# --- timers of ticks that have begun: State.due from CLOCK["first_due"] to CLOCK["end_due"] --------------------------
 
 
 @kernel
@@ -101,35 +104,101 @@ def _place(state: Any, at: Any, due: Any, number: Any, row: Any) -> None:
     entry["session"] = row
     timer = state.timers[row]
     timer["next"] = at
-    timer["previous"] = _IN_HEAP
+    timer["previous"] = _DUE
+
+
+@inlined
+def _is_before(state: Any, at: Any, due: Any, number: Any) -> Any:
+    """Whether an entry comes before (due, number)."""
+    entry = state.due[at]
+    return entry["due"] < due or (entry["due"] == due and entry["id"] < number)
+
+
+@kernel
+def _push(state: Any, row: Any, due: Any) -> None:
+    clock = state.clock[0]
+    number = state.session_ends[row]["id"]
+    end = clock["end_due"]
+    if clock["is_heap"] == 0:
+        in_order = end == clock["first_due"] or _is_before(state, end - 1, due, number)
+        if in_order and end < len(state.due):
+            _place(state, end, due, number, row)
+            clock["end_due"] = end + 1
+            return
+        _make_heap(state)
+        end = clock["end_due"]
+    clock["end_due"] = end + 1
+    _rise(state, end, due, number, row)
+
+
+@kernel
+def _make_heap(state: Any) -> None:
+    """Move a sorted run to the beginning, where it is a heap."""
+    clock = state.clock[0]
+    first = clock["first_due"]
+    count = clock["end_due"] - first
+    if first > 0:
+        for at in range(count):
+            entry = state.due[first + at]
+            _place(state, np.int64(at), entry["due"], entry["id"], entry["session"])
+    clock["first_due"] = 0
+    clock["end_due"] = count
+    clock["is_heap"] = 1
+
+
+@inlined
+def _take_first(state: Any) -> None:
+    """Take out the first entry."""
+    clock = state.clock[0]
+    if clock["is_heap"]:
+        _sink(state, np.int64(0))
+    else:
+        clock["first_due"] += 1
+    _begin_anew(clock)
+
+
+@kernel
+def _drop(state: Any, row: Any) -> None:
+    """Take out the entry of a timer."""
+    clock = state.clock[0]
+    at = np.int64(state.timers[row]["next"])
+    if clock["is_heap"] == 0 and at == clock["end_due"] - 1:
+        clock["end_due"] = at
+    else:
+        if clock["is_heap"] == 0:
+            _make_heap(state)
+        _sink(state, np.int64(state.timers[row]["next"]))
+    _begin_anew(clock)
+
+
+@inlined
+def _begin_anew(clock: Any) -> None:
+    """If no entry is left, the next one begins a run."""
+    if clock["first_due"] == clock["end_due"]:
+        clock["first_due"] = 0
+        clock["end_due"] = 0
+        clock["is_heap"] = 0
 
 
 @kernel
 def _rise(state: Any, at: Any, due: Any, number: Any, row: Any) -> None:
-    """Put an entry at `at` or above it."""
+    """Put an entry into the heap at `at` or above it."""
     while at > 0:
         above = (at - 1) >> 1
-        parent = state.due[above]
-        if parent["due"] < due or (parent["due"] == due and parent["id"] < number):
+        if _is_before(state, above, due, number):
             break
+        parent = state.due[above]
         _place(state, at, parent["due"], parent["id"], parent["session"])
         at = above
     _place(state, at, due, number, row)
 
 
 @kernel
-def _push(state: Any, row: Any, due: Any) -> None:
-    count = state.clock[0]["due"]
-    state.clock[0]["due"] = count + 1
-    _rise(state, count, due, state.session_ends[row]["id"], row)
-
-
-@kernel
-def _drop(state: Any, at: Any) -> None:
-    """Take the entry at `at` out of the heap."""
+def _sink(state: Any, at: Any) -> None:
+    """Take the entry at `at` out of the heap: the last one takes its place, and moves to where it belongs."""
     heap = state.due
-    count = state.clock[0]["due"] - 1
-    state.clock[0]["due"] = count
+    count = state.clock[0]["end_due"] - 1
+    state.clock[0]["end_due"] = count
     if at == count:
         return
     due = heap[count]["due"]
@@ -139,14 +208,11 @@ def _drop(state: Any, at: Any) -> None:
         below = 2 * at + 1
         if below >= count:
             break
-        if below + 1 < count and (
-            heap[below + 1]["due"] < heap[below]["due"]
-            or (heap[below + 1]["due"] == heap[below]["due"] and heap[below + 1]["id"] < heap[below]["id"])
-        ):
+        if below + 1 < count and _is_before(state, below + 1, heap[below]["due"], heap[below]["id"]):
             below += 1
-        child = heap[below]
-        if child["due"] > due or (child["due"] == due and child["id"] > number):
+        if not _is_before(state, below, due, number):
             break
+        child = heap[below]
         _place(state, at, child["due"], child["id"], child["session"])
         at = below
     _rise(state, at, due, number, row)
@@ -160,10 +226,11 @@ def pop_due(state: Any, until: Any) -> Any:
     """
     clock = state.clock[0]
     while True:
-        while clock["due"] > 0 and state.due[0]["due"] <= until:
-            row = state.due[0]["session"]
-            armed = state.due[0]["due"]
-            _drop(state, np.int64(0))
+        while clock["first_due"] < clock["end_due"] and state.due[clock["first_due"]]["due"] <= until:
+            first = state.due[clock["first_due"]]
+            row = first["session"]
+            armed = first["due"]
+            _take_first(state)
             due = deadline(state, row)
             if due == armed:
                 return row
@@ -256,8 +323,8 @@ def _bit_after(bits: Any, first: Any, start: Any) -> Any:
 def _look_ahead(state: Any) -> None:
     """Note a time before which no timer can be due."""
     clock = state.clock[0]
-    if clock["due"] > 0:
-        clock["next_due"] = state.due[0]["due"]
+    if clock["first_due"] < clock["end_due"]:
+        clock["next_due"] = state.due[clock["first_due"]]["due"]
         return
     begin = _next_slot(state)
     clock["next_due"] = begin << TICK_BITS if begin < FOREVER >> TICK_BITS else FOREVER

@@ -66,6 +66,9 @@ class PacketBatch:
     interfaces: tuple[Interface, ...] = field(default_factory=lambda: (Interface(),))
     #: Where fragments are translated: which datagram each packet is of (`Simulator.sequence` fills it), int32, or None.
     datagrams: NDArray[np.int32] | None = None
+    #: So many bytes before each frame are needed by nobody (a pcap's record header was there): a writer may use them.
+    #: Such data stay until the next batch but one is asked for.
+    spare: int = 0
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -103,7 +106,7 @@ class PacketBatch:
 
     def copy(self) -> PacketBatch:
         """The same packets in memory of their own."""
-        return PacketBatch(self.data.copy(), self.frames.copy(), self.interfaces, self.datagrams)
+        return PacketBatch(self.data.copy(), self.frames.copy(), self.interfaces, self.datagrams, self.spare)
 
     @classmethod
     def from_bytes(

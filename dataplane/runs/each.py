@@ -19,7 +19,7 @@ from dataplane.runs.warmup import warm_up
 from dataplane.topology import TopologyError
 
 #: Exit codes, the gravest first.
-_GRAVITY = (130, 2, 3, 4, 0)
+_GRAVITY = (130, 2, 3, 4, 1, 0)
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Finished:
     folder: str | None
     exit_code: int
     errors: list[str]
+    held: list[str]
     summary: dict[str, Any] | None
 
 
@@ -57,13 +58,13 @@ def replay_each(job: Replay) -> Iterator[Finished]:
                     other.cancel()
             if future.cancelled():
                 number = futures[future]
-                yield Finished(number, job.captures[number], None, 130, [], None)
+                yield Finished(number, job.captures[number], None, 130, [], [], None)
             else:
                 yield future.result()
 
 
 def gravest(codes: list[int]) -> int:
-    """The exit code of several runs: interrupted, then wrong usage, damaged input, failed exporter, done."""
+    """The exit code of several runs: interrupted, wrong usage, damaged input, failed exporter, condition, done."""
     return next(code for code in _GRAVITY if code in codes)
 
 
@@ -104,6 +105,7 @@ def _replay(number: int, job: Replay) -> Finished:
     try:
         result = replay_one(job)
     except (CaptureError, RunError, TopologyError, OSError, MemoryError) as error:
-        return Finished(number, job.captures[0], None, 2, [str(error) or "not enough memory"], None)
+        return Finished(number, job.captures[0], None, 2, [str(error) or "not enough memory"], [], None)
     errors = [*result.damage, *result.failures]
-    return Finished(number, job.captures[0], folder, result.exit_code, errors, result.summary)
+    held = [f"{job.captures[0]}: {line}" for line in result.held]
+    return Finished(number, job.captures[0], folder, result.exit_code, errors, held, result.summary)

@@ -101,7 +101,7 @@ def _run(job: Exhaust, folder: RunFolder, progress: Progress | None) -> Exhauste
 
     simulator = Simulator(topology, seed, sessions_log=True, on_minute=minute)
     simulator.start(time_ns=ORIGIN_NS)
-    sessions = SessionsFile(folder.text("sessions.csv"), topology, simulator.pools) if keep and job.sessions else None
+    sessions = SessionsFile(folder.binary("sessions.csv"), topology, simulator.pools) if keep and job.sessions else None
     recorder = Recorder(topology, folder.binary("capture.pcapng") if keep and job.capture else None)
     generator = Generator(scenario, seed, ORIGIN_NS, job.slice_ns)
     send = _sender(simulator, recorder)

@@ -19,8 +19,18 @@ from typing import Any, BinaryIO, TextIO
 
 #: Every file that a run may leave; one that a new run does not write is removed from the folder.
 FILES = (
-    "manifest.json", "topology.yaml", "scenario.yaml", "summary.json", "metrics.csv", "sessions.csv", "capture.pcapng",
-)  # fmt: skip
+    "manifest.json",
+    "topology.yaml",
+    "scenario.yaml",
+    "summary.json",
+    "metrics.csv",
+    "sessions.csv",
+    "capture.pcapng",
+    "report.html",
+)
+
+#: The page, which is made from the others when they are complete.
+REPORT = "report.html"
 
 SCHEMA_VERSION = 1
 
@@ -73,7 +83,8 @@ class WholeFiles:
             raise RunError(f"{given}: another run is writing it") from None
         except OSError as error:
             raise RunError(f"{given}: cannot be written: {error.strerror}") from error
-        os.ftruncate(handle, 0)
+        if os.fstat(handle).st_size:  # ext4 would send an emptied file, even an empty one, to the disk at its close
+            os.ftruncate(handle, 0)
         self._open[path] = file
         return file  # type: ignore[no-any-return]
 
@@ -173,9 +184,14 @@ def to_json(content: Any) -> str:
 
 
 def manifest(
-    command: Iterable[str], inputs: list[dict[str, Any]], seed: int, code: int, meaning: str
+    command: Iterable[str],
+    inputs: list[dict[str, Any]],
+    seed: int,
+    code: int,
+    meaning: str,
+    first_packet: str | None = None,
 ) -> dict[str, Any]:
-    """What `manifest.json` says: how the run came about and how it ended."""
+    """What `manifest.json` says: how the run came about, when in capture time (ISO 8601) it begins, how it ended."""
     names = ("dataplane", "numpy", "numba")
     versions = {name: _version(name) for name in names}
     return {
@@ -183,9 +199,20 @@ def manifest(
         "command": list(command),
         "inputs": inputs,
         "seed": seed,
+        "first_packet": first_packet,
         "versions": {**versions, "python": platform.python_version(), "platform": sys.platform},
         "exit_state": {"code": code, "meaning": meaning},
     }
+
+
+def restate(folder: Path, code: int, meaning: str) -> None:
+    """Let the manifest of a complete run say that it ended otherwise after all."""
+    path = folder / "manifest.json"
+    content = json.loads(path.read_bytes())
+    content["exit_state"] = {"code": code, "meaning": meaning}
+    files = WholeFiles()
+    files.text(path).write(to_json(content))
+    files.commit()
 
 
 def _version(name: str) -> str:

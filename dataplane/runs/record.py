@@ -6,176 +6,91 @@ most three times, in the order in which it travels: where it came in, on the bac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataplane.capture.pcap import RECORD_HEADER, PcapWriter, put_record
-from dataplane.capture.pcapng_writer import PcapngWriter, packet_block_size, put_packet
-from dataplane.forwarding.encapsulate import OVERHEAD, encapsulate
+from dataplane.capture.overlap import WriteBehind
+from dataplane.capture.pcap import RECORD_HEADER, PcapWriter, put_record_header
+from dataplane.capture.pcapng_writer import (
+    PACKET_HEADER,
+    PcapngWriter,
+    begin_packet,
+    count_packet,
+    end_comment,
+    end_packet,
+    pad,
+)
+from dataplane.forwarding.encapsulate import OVERHEAD
 from dataplane.kernel import kernel
-from dataplane.packets.batch import INBOUND, OUTBOUND, TIME_UNREPRESENTABLE, PacketBatch
-from dataplane.packets.headers import LINK_ETHERNET
-from dataplane.records import RESET_TO_BACKEND, RESET_TO_CONSUMER, TO_CONSUMER, TO_SERVICE
+from dataplane.packets.batch import TIME_UNREPRESENTABLE, PacketBatch
+from dataplane.records import OUTCOME, RESET_TO_BACKEND, TO_SERVICE
+from dataplane.runs.appearance import ENCAPSULATED, appearance, link_type_of, put_bytes, put_comment
+from dataplane.runs.text import decimals, letters
 from dataplane.topology.model import Topology
 from dataplane.verdict import Verdict
 
 #: The encapsulated hop between the networks, as a point.
 BACKBONE = "backbone"
 
-_FORWARDED = int(Verdict.FORWARDED)
 _BYPASSED = int(Verdict.BYPASSED)
 
-#: Where a packet's bytes are taken from.
-_AS_IT_CAME, _REWRITTEN, _ENCAPSULATED = 0, 1, 2
+#: More than a packet block takes beyond its frame: the backbone's headers, and the block's own parts with a comment.
+_BLOCK_ROOM = OVERHEAD + 192
+#: Written in one piece: small enough to stay in the second-level cache.
+_OUT_BYTES = 1 << 20
 
-_COMMENT_ROOM = 96
 _WRITTEN, _BUFFER_FULL, _NEW_INTERFACE, _OTHER_LINK_TYPE = 0, 1, 2, 3
-
-_ZERO = ord("0")
-
-
-@kernel
-def appearance(outcome: Any, place: Any, backbone: Any) -> Any:
-    """The `place`th appearance (0 to 2) of a packet: (point, where its bytes are, direction); point -1 for none."""
-    direction = outcome["direction"]
-    consumer = np.int64(outcome["consumer_point"])
-    provider = np.int64(outcome["provider_point"])
-    if outcome["verdict"] != _FORWARDED:
-        return (consumer if place == 0 else -1), _AS_IT_CAME, INBOUND
-    if place == 1:
-        return (-1 if direction == RESET_TO_BACKEND else backbone), _ENCAPSULATED, OUTBOUND
-    if direction == RESET_TO_CONSUMER or direction == RESET_TO_BACKEND:  # it was made here and came in nowhere
-        if place == 0:
-            return -1, _AS_IT_CAME, OUTBOUND
-        return (consumer if direction == RESET_TO_CONSUMER else provider), _AS_IT_CAME, OUTBOUND
-    if direction == TO_SERVICE:
-        if place == 0:
-            return consumer, _AS_IT_CAME, INBOUND
-        return provider, _REWRITTEN, OUTBOUND
-    if direction == TO_CONSUMER:
-        if place == 0:
-            return provider, _AS_IT_CAME, INBOUND
-        return consumer, _REWRITTEN, OUTBOUND
-    if place == 0:
-        return provider, _REWRITTEN, OUTBOUND
-    return consumer, _AS_IT_CAME, INBOUND
-
-
-@kernel
-def take_bytes(source: Any, frame: Any, outcome: Any, buffers: Any, link_ids: Any) -> Any:
-    """Where the bytes of an appearance are: (buffer number, offset, captured, original, link type).
-
-    `buffers` is (as it came, rewritten, scratch); the backbone's form is made in the scratch buffer.
-    """
-    came, rewritten, scratch = buffers
-    captured = np.int64(frame["captured"])
-    original = np.int64(frame["original"])
-    if source != _ENCAPSULATED:
-        return source, frame["offset"], captured, original, np.int64(frame["link_type"])
-    network = np.int64(outcome["network_header"])
-    path = (
-        np.int64(outcome["direction"]),
-        np.int64(link_ids[outcome["endpoint"]]),
-        np.int64(outcome["consumer_point"]),
-        np.int64(outcome["provider_point"]),
-    )
-    consumer_form = rewritten if outcome["direction"] == TO_CONSUMER else came
-    captured, original = encapsulate(
-        scratch, consumer_form, frame["offset"] + network, captured - network, original - network, path
-    )
-    return source, np.int64(0), captured, original, np.int64(LINK_ETHERNET)
-
-
-@kernel
-def put_number(out: Any, at: Any, value: Any) -> Any:
-    """Write a number in decimal; the position after it."""
-    digits = 1
-    rest = value
-    while rest >= 10:
-        rest //= 10
-        digits += 1
-    for place in range(at + digits - 1, at - 1, -1):
-        out[place] = _ZERO + value % 10
-        value //= 10
-    return at + digits
-
-
-@kernel
-def put_word(out: Any, at: Any, words: Any, which: Any) -> Any:
-    """Write a row of `words` (text padded with zeros); the position after it."""
-    for letter in words[which]:
-        if letter == 0:
-            break
-        out[at] = letter
-        at += 1
-    return at
-
-
-@kernel
-def put_comment(out: Any, words: Any, outcome: Any, at_provider: Any) -> Any:
-    """The comment of an appearance; its length.
-
-    Rows of `words`: the verdicts, then `session=`, ` nat=`, `verdict=`, ` idle_reset`.
-    """
-    labels = len(words) - 4
-    if outcome["verdict"] != _FORWARDED:
-        at = put_word(out, 0, words, labels + 2)
-        return put_word(out, at, words, np.int64(outcome["verdict"]))
-    at = put_word(out, 0, words, labels)
-    at = put_number(out, at, outcome["session"])
-    if at_provider:
-        at = put_word(out, at, words, labels + 1)
-        address = np.int64(outcome["nat_address"])
-        for shift in range(24, -8, -8):
-            at = put_number(out, at, (address >> shift) & 255)
-            out[at] = ord(".") if shift else ord(":")
-            at += 1
-        at = put_number(out, at, np.int64(outcome["nat_port"]))
-    if outcome["direction"] == RESET_TO_CONSUMER or outcome["direction"] == RESET_TO_BACKEND:
-        at = put_word(out, at, words, labels + 3)
-    return at
 
 
 @kernel
 def write_points(job: Any, frames: Any, outcomes: Any, index: Any, place: Any, out: Any) -> Any:
-    """Write packet blocks from appearance `place` of packet `index` on, as far as `out` reaches.
+    """Write packet blocks from appearance `place` of packet `index` on, as far as they surely fit into `out`.
 
     Returns (status, index, place, bytes written); the status says what is needed to go on. `job` is (buffers, link ids,
-    words, interfaces, drops, backbone point): `interfaces` has rows (point, link type), `drops` counts per interface.
+    texts, interfaces, counts, backbone point): `interfaces` has rows (point, link type), `counts` is (what was written
+    by interface, what of it was dropped, the interface that was last used by place).
     """
-    buffers, link_ids, words, interfaces, drops, backbone = job
-    came, rewritten, scratch = buffers
-    comment = scratch[len(scratch) - _COMMENT_ROOM :]
+    buffers, link_ids, texts, interfaces, counts, backbone = job
+    tallies, drops, recent = counts
     used = 0
     while index < len(frames):
         frame = frames[index]
         outcome = outcomes[index]
         time_ns = outcome["time"] if frame["flags"] & TIME_UNREPRESENTABLE else frame["time_ns"]
+        room = np.int64(frame["captured"]) + _BLOCK_ROOM
+        goes_there = outcome["direction"] == TO_SERVICE or outcome["direction"] == RESET_TO_BACKEND
         while place < 3:
             point, source, direction = appearance(outcome, place, backbone)
             if point >= 0:
-                source, offset, captured, original, link_type = take_bytes(
-                    source, frame, outcome, buffers, link_ids
-                )
-                which = 0
-                while which < len(interfaces) and (
-                    interfaces[which, 0] != point or interfaces[which, 1] != link_type
+                link_type = link_type_of(source, frame)
+                which = recent[place]
+                if (
+                    which >= len(interfaces)
+                    or interfaces[which, 0] != point
+                    or interfaces[which, 1] != link_type
                 ):
-                    which += 1
-                if which == len(interfaces):
-                    return _NEW_INTERFACE, index, place, used
-                goes_there = outcome["direction"] == TO_SERVICE or outcome["direction"] == RESET_TO_BACKEND
-                at_provider = (place == 2) == goes_there and place != 1
-                length = put_comment(comment, words, outcome, at_provider)
-                if used + packet_block_size(captured, length) > len(out):
+                    which = 0
+                    while which < len(interfaces) and (
+                        interfaces[which, 0] != point or interfaces[which, 1] != link_type
+                    ):
+                        which += 1
+                    if which == len(interfaces):
+                        return _NEW_INTERFACE, index, place, used
+                    recent[place] = which
+                if used + room > len(out):
                     return _BUFFER_FULL, index, place, used
-                data = came if source == _AS_IT_CAME else (rewritten if source == _REWRITTEN else scratch)
-                used = put_packet(
-                    out, used, which, time_ns, data, offset, captured, original, direction, comment, length
-                )
+                begin = used
+                lengths = put_bytes(out, begin + PACKET_HEADER, source, frame, outcome, buffers, link_ids)
+                begin_packet(out, begin, which, time_ns, lengths)
+                comment = pad(out, begin, begin + PACKET_HEADER + lengths[0])
+                at_provider = (place == 2) == goes_there and place != 1
+                end = put_comment(out, comment + 4, outcome, at_provider, texts)
+                used = end_packet(out, begin, end_comment(out, comment, end), direction)
+                count_packet(tallies[which], max(time_ns, 0))
                 if outcome["verdict"] > _BYPASSED:
                     drops[which] += 1
             place += 1
@@ -193,7 +108,6 @@ def write_point(job: Any, frames: Any, outcomes: Any, index: Any, out: Any) -> A
     file's ends it with _OTHER_LINK_TYPE.
     """
     buffers, link_ids, wanted, backbone, file_link_type = job
-    came, rewritten, scratch = buffers
     used = count = 0
     link_type = file_link_type
     while index < len(frames):
@@ -203,54 +117,115 @@ def write_point(job: Any, frames: Any, outcomes: Any, index: Any, out: Any) -> A
         for place in range(3):
             point, source, _ = appearance(outcome, place, backbone)
             if point == wanted:
-                source, offset, captured, original, link_type = take_bytes(
-                    source, frame, outcome, buffers, link_ids
-                )
+                link_type = link_type_of(source, frame)
                 if file_link_type >= 0 and link_type != file_link_type:
                     return _OTHER_LINK_TYPE, index, count_before, used_before, (file_link_type, link_type)
                 file_link_type = link_type
-                if used + RECORD_HEADER + captured > len(out):
+                if used + RECORD_HEADER + np.int64(frame["captured"]) + OVERHEAD > len(out):
                     # The packet comes again, from its first appearance.
                     return _BUFFER_FULL, index, count_before, used_before, (file_link_type, link_type)
-                data = came if source == _AS_IT_CAME else (rewritten if source == _REWRITTEN else scratch)
+                lengths = put_bytes(out, used + RECORD_HEADER, source, frame, outcome, buffers, link_ids)
                 time_ns = outcome["time"] if frame["flags"] & TIME_UNREPRESENTABLE else frame["time_ns"]
-                used = put_record(out, used, time_ns, (captured, original), data, offset)
+                used = put_record_header(out, used, time_ns, lengths) + lengths[0]
                 count += 1
         index += 1
     return _WRITTEN, index, count, used, (file_link_type, link_type)
 
 
+@kernel
+def head_records(job: Any, frames: Any, outcomes: Any) -> Any:
+    """Write record headers into the bytes between frames, if these are then the very records of one point.
+
+    So it is if every packet appears there once, with bytes of the same one of the two buffers, of the file's link type
+    and right after the packet before. Returns (the buffer's number or -1, link type); in -1's case some bytes between
+    frames have changed, and no frame. `job` is as for `write_point`.
+    """
+    buffers, _, wanted, backbone, file_link_type = job
+    alike = -1
+    end = frames[0]["offset"] - RECORD_HEADER
+    for index in range(len(frames)):
+        frame = frames[index]
+        outcome = outcomes[index]
+        found = -1
+        for place in range(3):
+            point, source, _ = appearance(outcome, place, backbone)
+            if point == wanted:
+                found = source if found < 0 else ENCAPSULATED  # twice is as bad
+        if index == 0:
+            alike = found
+            if file_link_type < 0:
+                file_link_type = np.int64(frame["link_type"])
+        if found < 0 or found == ENCAPSULATED or found != alike or frame["link_type"] != file_link_type:
+            return -1, file_link_type
+        if end < 0 or frame["offset"] != end + RECORD_HEADER:
+            return -1, file_link_type
+        time_ns = outcome["time"] if frame["flags"] & TIME_UNREPRESENTABLE else frame["time_ns"]
+        captured = np.int64(frame["captured"])
+        put_record_header(buffers[found], end, time_ns, (captured, np.int64(frame["original"])))
+        end += RECORD_HEADER + captured
+    return alike, file_link_type
+
+
 class Recorder:
     """Writes what was seen where, batch by batch: all points into one pcapng file, single points into pcap files.
 
-    `pcapng` and the values of `pcaps` (by point) are binary files that the caller closes after `close`.
+    `pcapng` and the values of `pcaps` (by point) are binary files that the caller closes after `close`. With `behind`,
+    the last piece of a batch may still be on its way to its file when `record` is done.
     """
 
     def __init__(
-        self, topology: Topology, pcapng: BinaryIO | None, pcaps: Mapping[str, BinaryIO] | None = None
+        self,
+        topology: Topology,
+        pcapng: BinaryIO | None,
+        pcaps: Mapping[str, BinaryIO] | None = None,
+        *,
+        behind: bool = False,
     ) -> None:
         self._points = [network.name for network in topology.virtual_networks] + [BACKBONE]
         ids = topology.link_ids()
         self._link_ids = np.array([ids[e.name] for e in topology.private_endpoints] or [0], np.int64)
-        self._words = _letters([*(str(v) for v in Verdict), "session=", " nat=", "verdict=", " idle_reset"])
+        self._texts = (letters([*(str(v) for v in Verdict), "verdict=", " idle_reset"]), decimals())
         #: By point: why its pcap file could not be made.
         self.failures: dict[str, str] = {}
         self._writer = PcapngWriter(pcapng) if pcapng is not None else None
         self._interfaces = np.zeros((0, 2), np.int64)
         self._drops = np.zeros(0, np.int64)
+        self._recent = np.zeros(3, np.int64)
         self._pcaps = [
             (self._points.index(point), PcapWriter(file)) for point, file in (pcaps or {}).items()
         ]
-        self._out = np.empty(1 << 22, np.uint8)
-        self._scratch = np.empty(1 << 16, np.uint8)
+        self._behind = WriteBehind(behind)
+        # Of each kind of memory two: one may be on its way to a file while the other is filled.
+        self._outs = [np.empty(_OUT_BYTES, np.uint8), np.empty(_OUT_BYTES, np.uint8)]
+        self._originals = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
+        self._outcomes = np.empty(0, OUTCOME)
+        self._pieces = 0  # that were given to the system
 
     @property
     def active(self) -> bool:
         """Whether anything is written at all."""
         return self._writer is not None or bool(self._pcaps)
 
-    def wants_original(self, frames: NDArray[Any]) -> bool:
-        """Whether `record` will need these packets as they came: for a point where they came in, and the backbone."""
+    def prepare(self, batch: PacketBatch) -> tuple[NDArray[np.uint8] | None, NDArray[Any]]:
+        """What `record` will want of a batch that is about to be sent: its bytes as they came, and room for outcomes.
+
+        The bytes are left out (None) if none are wanted as they came. Both are valid until the next call.
+        """
+        if len(self._outcomes) < len(batch):
+            self._outcomes = np.empty(len(batch), OUTCOME)
+        outcomes = self._outcomes[: len(batch)]
+        if not self._wants_original(batch.frames):
+            return None, outcomes
+        size = len(batch.data)
+        if len(self._originals[0]) < size:
+            self._originals[0] = np.empty(size, np.uint8)
+        came = self._originals[0][:size]
+        self._originals.reverse()
+        np.copyto(came, batch.data)
+        return came, outcomes
+
+    def _wants_original(self, frames: NDArray[Any]) -> bool:
+        """Whether packets are wanted as they came: for a point where they came in, and the backbone."""
         points = {point for point, _ in self._pcaps}
         return (
             self._writer is not None
@@ -261,49 +236,77 @@ class Recorder:
     def record(self, came: NDArray[np.uint8] | None, batch: PacketBatch, outcomes: NDArray[Any]) -> None:
         """Write a batch: the bytes as they came, the batch as it was rewritten in place, and its OUTCOME rows.
 
-        `came` may be left out where `wants_original` said so.
+        `came` may be left out where `prepare` did.
         """
         if not len(batch):
+            self._behind.wait()
             return
-        largest = int(batch.frames["captured"].max()) + OVERHEAD
-        if len(self._scratch) < largest + _COMMENT_ROOM:
-            self._scratch = np.empty(2 * largest + _COMMENT_ROOM, np.uint8)
-        if len(self._out) < 2 * largest + 256:  # a packet may appear twice at one point
-            self._out = np.empty(4 * largest + 256, np.uint8)
-        buffers = (batch.data if came is None else came, batch.data, self._scratch)
-        backbone = len(self._points) - 1
+        largest = int(batch.frames["captured"].max()) + _BLOCK_ROOM
+        for number, out in enumerate(self._outs):
+            if len(out) < 2 * largest:  # a packet may appear twice at one point
+                self._outs[number] = np.empty(4 * largest, np.uint8)
+        buffers = (batch.data if came is None else came, batch.data)
+        pieces = self._pieces
         for point, writer in self._pcaps:
-            if self._points[point] in self.failures:
-                continue
-            self._write_pcap(point, writer, buffers, batch.frames, outcomes)
-        if self._writer is None:
-            return
-        index = place = 0
-        while True:
-            job = (buffers, self._link_ids, self._words, self._interfaces, self._drops, np.int64(backbone))
-            status, index, place, used = write_points(job, batch.frames, outcomes, index, place, self._out)
-            self._writer.write_blocks(self._out[:used])
-            if status == _WRITTEN:
-                return
-            if status == _NEW_INTERFACE:
-                self._add_interface(batch.frames[index], outcomes[index], int(place), backbone)
+            if self._points[point] not in self.failures:
+                self._write_pcap(point, writer, buffers, batch, outcomes)
+        if self._writer is not None:
+            self._write_pcapng(self._writer, buffers, batch.frames, outcomes)
+        if self._pieces == pieces:
+            self._behind.wait()  # what is under way may be of an older batch, whose memory is about to be used again
 
-    def _add_interface(self, frame: Any, outcome: Any, place: int, backbone: int) -> None:
-        assert self._writer is not None
-        point, source, _ = appearance(outcome, place, backbone)
-        link_type = LINK_ETHERNET if source == _ENCAPSULATED else int(frame["link_type"])
-        self._writer.add_interface(self._points[int(point)], link_type)
-        self._interfaces = np.vstack([self._interfaces, np.array([[point, link_type]], np.int64)])
-        self._drops = np.append(self._drops, 0)
+    def _write(self, write: Callable[[NDArray[np.uint8]], None], piece: NDArray[np.uint8]) -> None:
+        self._pieces += 1
+        self._behind.write(write, piece)
+
+    def _write_pcapng(
+        self, writer: PcapngWriter, buffers: Any, frames: NDArray[Any], outcomes: NDArray[Any]
+    ) -> None:
+        index = place = 0
+        backbone = np.int64(len(self._points) - 1)
+        status = _BUFFER_FULL
+        while status != _WRITTEN:
+            out = self._outs[0]
+            self._outs.reverse()
+            counts = (writer.tallies, self._drops, self._recent)
+            job = (buffers, self._link_ids, self._texts, self._interfaces, counts, backbone)
+            status, index, place, used = write_points(job, frames, outcomes, index, place, out)
+            self._write(writer.write_counted, out[:used])
+            if status == _NEW_INTERFACE:
+                self._behind.wait()
+                point, source, _ = appearance(outcomes[index], int(place), int(backbone))
+                link_type = int(link_type_of(source, frames[index]))
+                writer.add_interface(self._points[int(point)], link_type)
+                self._interfaces = np.vstack([self._interfaces, np.array([[point, link_type]], np.int64)])
+                self._drops = np.append(self._drops, 0)
 
     def _write_pcap(
-        self, point: int, writer: PcapWriter, buffers: Any, frames: NDArray[Any], outcomes: NDArray[Any]
+        self, point: int, writer: PcapWriter, buffers: Any, batch: PacketBatch, outcomes: NDArray[Any]
     ) -> None:
+        frames = batch.frames
+        backbone = np.int64(len(self._points) - 1)
+
+        def job() -> Any:
+            link_type = -1 if writer.link_type is None else writer.link_type
+            return buffers, self._link_ids, np.int64(point), backbone, np.int64(link_type)
+
+        def write(records: NDArray[np.uint8], packets: int, link_type: int) -> None:
+            if writer.link_type is None:
+                writer.start(link_type)
+            self._write(partial(writer.write_records, packets=packets), records)
+
+        if batch.spare == RECORD_HEADER:
+            which, link_type = head_records(job(), frames, outcomes)
+            if which >= 0:
+                begin = int(frames["offset"][0]) - RECORD_HEADER
+                end = int(frames["offset"][-1]) + int(frames["captured"][-1])
+                write(buffers[which][begin:end], len(frames), int(link_type))
+                return
         index = 0
         while index < len(frames):
-            link_type = -1 if writer.link_type is None else writer.link_type
-            job = (buffers, self._link_ids, np.int64(point), np.int64(len(self._points) - 1), np.int64(link_type))
-            status, index, count, used, links = write_point(job, frames, outcomes, index, self._out)
+            out = self._outs[0]
+            self._outs.reverse()
+            status, index, count, used, links = write_point(job(), frames, outcomes, index, out)
             if status == _OTHER_LINK_TYPE:
                 self.failures[self._points[point]] = (
                     f"--pcap {self._points[point]}=…: not written: a classic pcap has one link type, and packets of "
@@ -312,19 +315,14 @@ class Recorder:
                 )
                 return
             if count:
-                writer.write_records(self._out[:used], int(count), int(links[0]))
+                write(out[:used], int(count), int(links[0]))
 
     def close(self) -> None:
         """Complete the files: interface statistics, headers of files with no packet."""
+        self._behind.close()
         if self._writer is not None:
             for number, dropped in enumerate(self._drops):
                 self._writer.set_dropped(number, int(dropped))
             self._writer.close()
         for _, writer in self._pcaps:
             writer.close()
-
-
-def _letters(words: Sequence[str]) -> NDArray[np.uint8]:
-    """Words as rows of ASCII codes, padded with zeros."""
-    width = max(map(len, words)) + 1
-    return np.array([list(word.encode().ljust(width, b"\0")) for word in words], np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from dataplane.capture import CaptureReader
 from dataplane.capture.merge import merge
+from dataplane.capture.overlap import cores
+from dataplane.metrics.conditions import Condition, held_conditions
+from dataplane.metrics.figures import figures
 from dataplane.metrics.series import MetricRow
 from dataplane.packets.batch import PacketBatch
 from dataplane.packets.headers import KNOWN_LINK_TYPES
-from dataplane.records import OUTCOME
 from dataplane.runs.folder import RunError, RunFolder, keep_inputs, manifest
 from dataplane.runs.infer import CONSUMER, PROVIDER, infer_topology
 from dataplane.runs.record import BACKBONE, Recorder
@@ -35,7 +37,14 @@ INFERRED_NETWORKS = (CONSUMER, PROVIDER)
 #: A forward jump that is worth a word: a month between two packets.
 _LONG_JUMP_NS = 30 * 86_400 * 1_000_000_000
 
-_MEANINGS = {0: "done", 3: "an input was damaged", 4: "an output could not be made", 130: "interrupted"}
+#: What `manifest.json` says of an exit code.
+MEANINGS = {
+    0: "done",
+    1: "done, and a condition of --fail-if holds",
+    3: "an input was damaged",
+    4: "an output could not be made",
+    130: "interrupted",
+}
 
 #: (bytes read, bytes in all or None), after every batch.
 Progress = Callable[[int, int | None], None]
@@ -46,6 +55,7 @@ class Replay:
     """What is to be replayed, and where to; `topology_path` is the file that no output may replace.
 
     `workers` threads share the work, or shards on the Dask cluster at the address `dask`: so many, or one per worker.
+    The run counts as failed when one of the conditions in `fail_if` holds for its summary.
     """
 
     captures: list[str]
@@ -58,14 +68,15 @@ class Replay:
     topology_path: Path | None = None
     workers: int | None = None
     dask: str | None = None
+    fail_if: Sequence[Condition] = ()
 
 
 @dataclass
 class Replayed:
     """What came of it: the summary, the topology as used, and what has to be said.
 
-    `damage` has one line per capture that broke, `failures` one per output that could not be made; `interrupted` is
-    true if the user stopped the run.
+    `damage` has one line per capture that broke, `failures` one per output that could not be made, `held` one per
+    place where a condition of `fail_if` holds; `interrupted` is true if the user stopped the run.
     """
 
     summary: dict[str, Any]
@@ -73,12 +84,15 @@ class Replayed:
     damage: list[str]
     warnings: list[str]
     failures: list[str]
+    held: list[str]
     interrupted: bool = False
 
     @property
     def exit_code(self) -> int:
-        """0 done, 3 an input was damaged, 4 an output could not be made, 130 interrupted."""
-        return 130 if self.interrupted else 3 if self.damage else 4 if self.failures else 0
+        """0 done, 1 a condition holds, 3 an input was damaged, 4 an output could not be made, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return 3 if self.damage else 4 if self.failures else 1 if self.held else 0
 
 
 def replay(job: Replay, progress: Progress | None = None) -> Replayed:
@@ -155,13 +169,12 @@ def _run(
     simulator = Simulator(
         topology, job.seed, sessions_log=keep, on_minute=minutes, workers=crew or 1, rows=1 << 16
     )
-    sessions = (
-        SessionsFile(folder.text("sessions.csv"), topology, simulator.pools) if keep else None
-    )
+    sessions = SessionsFile(folder.binary("sessions.csv"), topology, simulator.pools) if keep else None
     recorder = Recorder(
         topology,
         folder.binary("capture.pcapng") if keep and job.capture else None,
         {point: folder.files.binary(path) for point, path in job.pcaps.items()},
+        behind=cores() > 1,
     )
     size = None
     if all(reader.size is not None for reader, _ in captures):
@@ -187,6 +200,7 @@ def _run(
         [reader.damage for reader, _ in captures if reader.damage],
         list(_warnings(simulator, [reader for reader, _ in captures])),
         list(recorder.failures.values()),
+        held_conditions(job.fail_if, figures(summary)),
         bool(interrupted),
     )
     if sessions is not None:
@@ -196,11 +210,19 @@ def _run(
         folder.write_json("summary.json", summary)
         folder.text("topology.yaml").write(dump_topology(topology))
         inputs = [
-            {"path": source.name, "sha256": reader.sha256, "packets": reader.packets, "damage": reader.damage}
+            {
+                "path": source.name,
+                "point": source.point,
+                "sha256": reader.sha256,
+                "packets": reader.packets,
+                "damage": reader.damage,
+            }
             for reader, source in captures
         ]
-        meaning = _MEANINGS[result.exit_code]
-        folder.write_json("manifest.json", manifest(job.command, inputs, job.seed, result.exit_code, meaning))
+        code, clock = result.exit_code, simulator.clock
+        first_packet = f"{np.datetime64(int(clock['origin']), 'ns')}Z" if clock["started"] else None
+        told = manifest(job.command, inputs, job.seed, code, MEANINGS[code], first_packet)
+        folder.write_json("manifest.json", told)
     return result
 
 
@@ -212,9 +234,9 @@ def send_and_record(
         simulator.feed(batch, *([] if outcomes is None else [outcomes]))
         simulator.take_reset_packets()
         return
-    came = batch.data.copy() if recorder.wants_original(batch.frames) else None
+    came, room = recorder.prepare(batch)
     if outcomes is None:
-        outcomes = np.zeros(len(batch), OUTCOME)
+        outcomes = room
     before = simulator.clock["received"]
     simulator.feed(batch, outcomes)
     resets, told, received = simulator.take_reset_packets()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dataplane.capture import CaptureError, CaptureReader, open_capture
+from dataplane.capture.overlap import cores
 from dataplane.packets.batch import INBOUND, Interface, PacketBatch
 from dataplane.runs.folder import RunError
 from dataplane.topology.model import Topology
@@ -85,7 +86,7 @@ def _is_pipe(path: str) -> bool:
 def open_source(source: Source, *, digest: bool) -> CaptureReader:
     """Open a capture under the name that the user gave it. Raises `CaptureError`, one line."""
     try:
-        reader = open_capture(source.path, digest=digest)
+        reader = open_capture(source.path, digest=digest, ahead=cores() > 1)
     except CaptureError as error:
         raise CaptureError(str(error).replace(source.path, source.name, 1)) from None
     reader.name = source.name

@@ -36,6 +36,8 @@ def warm_up() -> None:
         replay(Replay(captures, folder=folder / "run", pcaps=pcaps))
         replay(Replay(captures[:1]))
         replay(Replay(captures[:1], workers=2))
+        # A single pcap's records are rewritten where they are.
+        replay(Replay(captures[:1], pcaps={"consumer": folder / "d.pcap"}))
         # Where fragments are translated, there is one kernel more.
         topology = infer(parse_sources(captures[:1], set()))
         document = topology.model_dump(mode="json")

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataplane.forwarding.events import take_place
 from dataplane.forwarding.pipeline import start, time_of
 from dataplane.forwarding.share import ASK_ALL, follow_datagrams, owner_of, sort_out, take_turns
-from dataplane.forwarding.tables import build_state
+from dataplane.forwarding.tables import build_state, events_of
 from dataplane.memory import apart
 from dataplane.metrics.series import MINUTE_NS
 from dataplane.nat.fragments import OVERLAP, UNRESOLVED
+from dataplane.nat.life import set_stop
 from dataplane.packets.batch import PacketBatch
 from dataplane.records import CAPTURED_REPLY, FIRST_FRAGMENT, LATER_FRAGMENT, PACKET, TURN, State
 from dataplane.shards.crew import Crew
@@ -42,6 +44,8 @@ class Dispatcher:
         pools["capacity"] = 0
         self.front = front.replace(pools=pools)
         self._owners_of_pools = front.pools["host"] % crew.size
+        self._topology, self._seed = settings.topology, settings.seed
+        self._events = events_of(settings.topology)
         self._clock = front.clock
         self._packets = [apart(np.zeros(1, PACKET)) for _ in range(crew.size)]
         self._owners = np.zeros(CHUNK, np.int16)
@@ -65,7 +69,7 @@ class Dispatcher:
                 self.start(int(time_of(clock, frames[0])))
             end = int(take_turns(clock, frames, begin, self._turns))
             if end == begin:
-                self._end_minute(end_minute, int(frames["time_ns"][begin]))
+                self._pass_stop(end_minute, int(frames["time_ns"][begin]))
             else:
                 self._treat(batch, outcomes, begin, end)
             begin = end
@@ -80,21 +84,31 @@ class Dispatcher:
         clock = self._clock[0]
         if clock["started"]:
             now = max(now_ns, int(clock["now"]))
-            while now >= clock["minute_end"]:
-                self._end_minute(end_minute, now)
+            while now >= clock["stop"]:
+                self._pass_stop(end_minute, now)
             self._pass_time(now)
             clock["now"] = now
 
     def _pass_time(self, until_ns: int) -> None:
         self._crew.each("pass_time", until_ns, int(self._clock[0]["received"]))
 
-    def _end_minute(self, end_minute: EndMinute, until_ns: int) -> None:
-        self._pass_time(int(self._clock[0]["minute_end"]) - 1)
+    def _pass_stop(self, end_minute: EndMinute, until_ns: int) -> None:
+        """An event takes place or a minute ends, whichever comes first."""
+        clock = self._clock[0]
+        if clock["next_event"] < clock["minute_end"]:
+            self._pass_time(int(clock["next_event"]))
+            self._crew.each("take_place")
+            take_place(self.front, self._topology, self._seed, self._events[int(clock["events"])])
+            clock["events"] += 1
+            set_stop(self.front)
+            return
+        self._pass_time(int(clock["minute_end"]) - 1)
         self.begin_minute(end_minute(self.state, until_ns))
 
     def begin_minute(self, start_ns: int) -> None:
         """Count a new minute, from `start_ns` on."""
         self._clock[0]["minute_end"] = start_ns + MINUTE_NS
+        set_stop(self.front)
         self._crew.each("begin_minute", start_ns)
 
     def _treat(self, batch: PacketBatch, outcomes: NDArray[Any], begin: int, end: int) -> None:
@@ -172,7 +186,7 @@ class Dispatcher:
     def take_ended(self) -> NDArray[Any]:
         """Rows of ENDED since the last call, in order of their end."""
         rows = np.concatenate(self._crew.each("take_ended"))
-        return rows[np.lexsort((rows["id"], rows["followed_by"], rows["ended"]))]
+        return rows[np.lexsort((rows["id"], rows["cause"], rows["ended"]))]
 
     def take_resets(self) -> NDArray[Any]:
         """Rows of IDLE_RESET since the last call, in order."""

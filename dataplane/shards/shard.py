@@ -15,15 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataplane.forwarding.classify import classify
+from dataplane.forwarding.events import take_place
 from dataplane.forwarding.pipeline import run, start, tell_direction
 from dataplane.forwarding.share import run_share
-from dataplane.forwarding.tables import build_state
+from dataplane.forwarding.tables import build_state, events_of
 from dataplane.memory import apart
 from dataplane.metrics.series import begin_minute
-from dataplane.nat.life import DONE, DRAIN_LOG, END_MINUTE, GROW_SESSIONS, list_live, pass_time
+from dataplane.nat.life import (
+    DONE,
+    DRAIN_LOG,
+    END_MINUTE,
+    GROW_SESSIONS,
+    TAKE_PLACE,
+    end_rows,
+    list_live,
+    pass_time,
+    set_stop,
+)
 from dataplane.nat.sessions import grown
 from dataplane.packets.batch import PacketBatch
-from dataplane.records import ENDED, IDLE_RESET, PACKET, State
+from dataplane.records import BY_EVENT, ENDED, IDLE_RESET, PACKET, State
 from dataplane.topology.model import Topology
 
 #: Told the state at a minute's end and the time by which anything follows; returns the next minute's start.
@@ -82,6 +93,8 @@ class Shard:
         rows = 1 << (settings.rows - 1).bit_length()
         state = build_state(settings.topology, settings.seed, logging=settings.logging, rows=rows)
         self.state = state.replace(**{field.name: apart(getattr(state, field.name)) for field in fields(state)})
+        self._topology, self._seed = settings.topology, settings.seed
+        self._events = events_of(settings.topology)
         self._packets = apart(np.zeros(settings.burst, PACKET))
         self._places = apart(np.zeros(settings.burst, np.int64))
         self._entries = apart(np.zeros(settings.burst, np.int64))
@@ -125,6 +138,8 @@ class Shard:
         """Do what a kernel asked for."""
         if status == END_MINUTE:
             self.begin_minute(end_minute(self.state, until_ns))
+        elif status == TAKE_PLACE:
+            self.take_place()
         else:
             self._make_room(status)
 
@@ -174,6 +189,20 @@ class Shard:
     def begin_minute(self, start_ns: int) -> None:
         """Count a new minute, from `start_ns` on."""
         begin_minute(self.state, start_ns)
+        set_stop(self.state)
+
+    def take_place(self) -> None:
+        """Let the next event take place; time has passed up to it."""
+        clock = self.state.clock[0]
+        number, moment = int(clock["events"]), np.int64(clock["next_event"])
+        rows, how = take_place(self.state, self._topology, self._seed, self._events[number])
+        done = 0
+        while done < len(rows):
+            done = end_rows(self.state, rows, done, how, moment, np.int64(BY_EVENT + number))
+            if done < len(rows):
+                self._drain_logs()
+        clock["events"] = number + 1
+        set_stop(self.state)
 
     def tell(self, batch: PacketBatch, datagram: int) -> NDArray[Any]:
         """What this shard takes the only packet of a batch for (a row of PACKET): if it has the session, a reply."""

@@ -47,6 +47,7 @@ def beyond_limits(topology: Draft) -> Iterator[Finding]:
             ("auto_approval", AUTO_APPROVED_SUBSCRIPTIONS, "subscriptions in auto_approval"),
         ):
             yield from _too_many(service.at(key), service.count(key), most, what)
+        yield from _nat_ips_in_time(topology, service)
     endpoints = topology.children("private_endpoints")
     services = topology.children("private_link_services")
     subscription_of = {
@@ -64,6 +65,21 @@ def beyond_limits(topology: Draft) -> Iterator[Finding]:
     ):
         places = [(part.at("virtual_network"), part.field("virtual_network")) for part in parts]
         yield from _crowded([(path, subscription_of.get(name)) for path, name in places], most, what)
+
+
+def _nat_ips_in_time(topology: Draft, service: Draft) -> Iterator[Finding]:
+    """How many NAT IPs a service has once an event has added one."""
+    name, count = service.field("name"), service.count("nat_ips")
+    changes = [e for e in topology.children("events") if name in (e.field("add_nat_ip"), e.field("remove_nat_ip"))]
+    if name is None or any(event.field("at") is None for event in changes):
+        return
+    for event in sorted(changes, key=lambda event: event.field("at")):
+        is_added = event.field("add_nat_ip") == name
+        count += 1 if is_added else -1
+        if is_added:
+            yield from _too_many(
+                event.at("add_nat_ip"), count, NAT_IPS_PER_SERVICE, "NAT IPs of a private link service at that time"
+            )
 
 
 def _too_many(path: Path, found: int, most: int, what: str) -> Iterator[Finding]:

@@ -335,6 +335,11 @@ class Event(Part):
         return str(getattr(self, self.action))
 
     @property
+    def moves_sessions(self) -> bool:
+        """True when it changes which backend a session would get that is open already."""
+        return self.action in ("backend_down", "backend_up")
+
+    @property
     def is_about_service(self) -> bool:
         """True when the subject is a service, False when it is a private endpoint."""
         return self.action not in ("approve", "reject", "disconnect")

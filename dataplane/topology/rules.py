@@ -186,7 +186,7 @@ def _providers(topology: Draft) -> Iterator[Finding]:
         network = service.field("virtual_network")
         if network is None:
             continue
-        for path, ip in service.items("nat_ips"):
+        for path, ip in [*service.items("nat_ips"), *_added_nat_ips(topology, service)]:
             owner = nat_ips.setdefault((network, ip), service)
             if owner is not service:
                 message = f"{ip} is already a NAT IP of {owner.field('name') or path_text(owner.path)}"
@@ -204,21 +204,67 @@ def _providers(topology: Draft) -> Iterator[Finding]:
             yield Finding(endpoint.at("ip"), f"{ip} is also {use} in {network}; choose another address", ip)
 
 
+def _added_nat_ips(topology: Draft, service: Draft) -> list[tuple[Path, IPv4Address]]:
+    """The NAT IPs that events give a service, each with its path."""
+    name = service.field("name")
+    return [
+        (event.at("address"), event.field("address"))
+        for event in topology.children("events")
+        if name is not None and event.field("add_nat_ip") == name and event.field("address") is not None
+    ]
+
+
 def _events(topology: Draft) -> Iterator[Finding]:
     """Events happen to endpoints and services that exist."""
     endpoints = _known_names(topology, "private_endpoints")
     services = _known_names(topology, "private_link_services")
     by_name = _by_name(topology, "private_link_services")
+    networks = _by_name(topology, "virtual_networks")
     for event in topology.children("events"):
         for action in ("approve", "reject", "disconnect"):
             yield from _unknown(event.at(action), event.field(action), endpoints, "private endpoint")
         for action in ("backend_down", "backend_up", "add_nat_ip", "remove_nat_ip"):
             service, address = event.field(action), event.field("address")
             yield from _unknown(event.at(action), service, services, "private link service")
-            if service in by_name and address is not None and action in ("backend_down", "backend_up"):
+            if service not in by_name or address is None:
+                continue
+            if action in ("backend_down", "backend_up"):
                 pool = by_name[service].child("load_balancer").field("backend_pool")
                 if pool is not None and address not in pool:
                     yield Finding(event.at("address"), f"{address} is not a backend of {service}", address)
+            elif action == "add_nat_ip" and (network := by_name[service].field("virtual_network")) is not None:
+                yield from _outside(event.at("address"), address, network, networks)
+    for name, service in by_name.items():
+        yield from _changes_of_nat_ips(topology, name, service)
+
+
+def _changes_of_nat_ips(topology: Draft, name: str, service: Draft) -> Iterator[Finding]:
+    """What is added is not there, what is removed is, and one NAT IP is left."""
+    present = service.field("nat_ips")
+    changes = [
+        event
+        for event in topology.children("events")
+        if name in (event.field("add_nat_ip"), event.field("remove_nat_ip"))
+    ]
+    if present is None or any(event.field("at") is None or event.field("address") is None for event in changes):
+        return
+    present = list(present)
+    for event in sorted(changes, key=lambda event: event.field("at")):
+        address = event.field("address")
+        if event.field("add_nat_ip") == name:
+            if address in present:
+                message = f"{address} is a NAT IP of {name} at that time already; leave the event out"
+                yield Finding(event.at("address"), message, address)
+            else:
+                present.append(address)
+        elif address not in present:
+            message = f"{address} is no NAT IP of {name} at that time; there are: {', '.join(map(str, present))}"
+            yield Finding(event.at("address"), message, address)
+        elif len(present) == 1:
+            message = f"{address} is the last NAT IP of {name}; a service keeps one at least"
+            yield Finding(event.at("address"), message, address)
+        else:
+            present.remove(address)
 
 
 def _by_name(topology: Draft, kind: str) -> dict[str, Draft]:

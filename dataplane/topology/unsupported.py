@@ -11,8 +11,6 @@ def not_yet_supported(topology: Draft) -> Iterator[Finding]:
         yield Finding(
             topology.at("platform_services"), "platform services are not yet supported; leave the key out"
         )
-    if topology.count("events"):
-        yield Finding(topology.at("events"), "events are not yet supported; leave the key out")
     for service in topology.children("private_link_services"):
         yield from _in_service(service)
     platforms = {platform.field("name") for platform in topology.children("platform_services")} - {None}

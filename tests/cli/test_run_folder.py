@@ -46,10 +46,13 @@ def test_the_manifest_says_how_the_run_came_about(pcaps: Path, finished: Path) -
     manifest = json.loads((finished / "manifest.json").read_text())
     assert manifest["exit_state"] == {"code": 0, "meaning": "done"}
     assert manifest["seed"] == 0
+    assert manifest["first_packet"] == "2015-01-29T10:39:58.578402281Z"
     assert {"dataplane", "numpy", "numba", "python"} <= manifest["versions"].keys()
     capture = pcaps / "pcapng-two-interfaces.pcapng"
     digest = subprocess.run(["sha256sum", str(capture)], capture_output=True, text=True, check=True).stdout.split()[0]
-    assert manifest["inputs"] == [{"path": str(capture), "sha256": digest, "packets": 159, "damage": None}]
+    assert manifest["inputs"] == [
+        {"path": str(capture), "point": None, "sha256": digest, "packets": 159, "damage": None}
+    ]
 
 
 def test_tshark_reads_every_packet_at_every_point(finished: Path, tshark: str) -> None:

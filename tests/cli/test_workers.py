@@ -105,3 +105,11 @@ def test_no_cluster_is_one_line(invoke: Invoke, syns: Path) -> None:
     result = invoke("replay", syns, "--dask", "tcp://127.0.0.1:9", "-q")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: --dask tcp://127.0.0.1:9: no Dask scheduler answers there")
+
+
+def test_a_condition_is_looked_at_in_every_run(invoke: Invoke, tmp_path: Path) -> None:
+    captures = [write_syns(tmp_path / f"{name}.pcap", count) for name, count in (("few", 3), ("many", 70))]
+    result = invoke("replay", "--each", *captures, "-q", "--fail-if", "sessions.created > 50")
+    assert result.exit_code == 1
+    assert [line for line in result.stderr.splitlines() if str(captures[1]) in line]
+    assert str(captures[0]) not in result.stderr

@@ -225,6 +225,31 @@ def test_workers_that_are_processes_do_not_show(batch: PacketBatch, expected: To
         crew.close()
 
 
+def with_events() -> Topology:
+    """The network, in which something happens all the time."""
+    document = NETWORK.model_dump(mode="json")
+    service, events = document["private_link_services"][0], []
+    for number in range(40):
+        kind = ("disconnect", "approve", "remove_nat_ip", "add_nat_ip")[number % 4]
+        event = {"at": f"{number}500ms", kind: service["name"]}
+        if number % 4 < 2:
+            event[kind] = document["private_endpoints"][number // 4 % TENANTS]["name"]
+        else:
+            event["address"] = service["nat_ips"][number // 4 % len(NAT_IPS)]
+        events.append(event)
+    document["events"] = events
+    return Topology.model_validate(document)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize(("burst", "log"), [(1, 1), (7, 64), (256, 1 << 16)])
+def test_events_fall_into_place(batch: PacketBatch, workers: int, burst: int, log: int) -> None:
+    topology = with_events()
+    expected = told(batch, topology)
+    assert expected.summary["sessions"]["ended"]["disconnected"] > 0
+    assert told(batch, topology, workers=workers, burst=burst, log=log, parts=5) == expected
+
+
 def test_what_nobody_asks_for_does_not_show(batch: PacketBatch, expected: Told) -> None:
     """Without outcomes, without a log of sessions, without a series: the packets and the summary are the same."""
     simulator = Simulator(NETWORK, 3)

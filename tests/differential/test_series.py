@@ -75,7 +75,9 @@ def expected_gauges(reference: ReferenceSimulator, outcomes: list[Outcome]) -> d
             continue
         released = session.ended_ns + session.pool.service.nat.port_hold
         place = 0.0
-        if released < session.deadline_ns:  # its consumer opened it anew
+        if session.ended in ("disconnected", "moved"):  # an event ended it
+            place = 0.25
+        elif released < session.deadline_ns:  # its consumer opened it anew
             place = min(s.id for s in sessions if s.key == session.key and s.id > session.id) - 0.5
         if released <= last:
             changes[id(session.pool)].append((released, place, -1))
@@ -85,9 +87,10 @@ def expected_gauges(reference: ReferenceSimulator, outcomes: list[Outcome]) -> d
     services = {e.name: e.target for e in reference.topology.private_endpoints}
     for outcome in outcomes:
         if str(outcome.verdict) == "forwarded":
-            for name, nat_ip in list(busy):
-                if name == services[str(outcome.endpoint)]:
-                    busy[name, nat_ip].add(outcome.clock_ns // MINUTE)
+            minute = outcome.clock_ns // MINUTE
+            name = services[str(outcome.endpoint)]
+            for nat_ip in active_nat_ips(reference, name, min((minute + 1) * MINUTE - 1, last)):
+                busy[name, nat_ip].add(minute)
     for name, nat_ip, moment in reference.failures:
         busy[name, nat_ip].add(moment // MINUTE)
 
@@ -117,3 +120,15 @@ def expected_gauges(reference: ReferenceSimulator, outcomes: list[Outcome]) -> d
             free = 100 - average
             rows[time, name, "NatPortAvailability", str(nat_ip)] = (free, 1, 100 - high, 100 - low, free)
     return rows
+
+
+def active_nat_ips(reference: ReferenceSimulator, service: str, moment: int) -> list[Any]:
+    """The NAT IPs that a service has at a moment, after its events."""
+    nat_ips = list(reference.services[service].nat_ips)
+    for event in sorted(reference.topology.events, key=lambda event: event.at):
+        if reference.first_packet_ns + event.at <= moment:
+            if event.add_nat_ip == service:
+                nat_ips.append(event.address)
+            elif event.remove_nat_ip == service:
+                nat_ips.remove(event.address)
+    return nat_ips

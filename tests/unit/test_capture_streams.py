@@ -7,12 +7,14 @@ import io
 import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import zstandard
 
 from dataplane.capture import CaptureError, open_capture
+from dataplane.capture.streams import Stored, StreamDamage
 from tests.unit.test_capture_builders import PACKETS, Packet, pcap_file, pcapng_file, read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,3 +167,65 @@ def test_a_closed_reader_gives_nothing_more() -> None:
     next(reader)
     reader.close()
     assert list(reader) == []
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read ahead however small the file is, in small blocks."""
+    monkeypatch.setattr("dataplane.capture.open._WORTH_A_THREAD", 0)
+    monkeypatch.setattr("dataplane.capture.overlap._BLOCK", 5_000)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("kind", ["plain", *PACKED])
+@pytest.mark.parametrize("chunk_bytes", [1000, 1 << 20])
+def test_reading_ahead_reads_the_same(kind: str, chunk_bytes: int, tmp_path: Path) -> None:
+    content = {"plain": FILE, **PACKED}[kind]
+    for cut in (0, 1, 1_000, len(content) // 2):
+        path = tmp_path / f"cut-{cut}"
+        path.write_bytes(content[: len(content) - cut])
+        packets, reader = read(path, chunk_bytes=chunk_bytes, digest=True)
+        packets_ahead, reader_ahead = read(path, chunk_bytes=chunk_bytes, digest=True, ahead=True)
+        assert packets_ahead == packets
+        assert reader_ahead.damage == reader.damage
+        assert reader_ahead.sha256 == reader.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.usefixtures("eager")
+def test_damage_found_while_reading_ahead_leaves_the_digest_whole(tmp_path: Path) -> None:
+    path = tmp_path / "in.pcap"
+    path.write_bytes(FILE[:100_000] + b"\xff" * 3_000_000)
+    packets, reader = read(path, chunk_bytes=10_000, digest=True, ahead=True)
+    assert (packets, reader.damage) == (read(path)[0], read(path)[1].damage)
+    assert reader.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_file_that_cannot_be_read_on_says_so_from_another_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "in.pcap"
+    path.write_bytes(FILE)
+    readinto = Stored.readinto
+
+    def breaks(self: Stored, view: memoryview) -> int:
+        if self.count > 200_000:
+            raise StreamDamage("cannot be read: Input/output error")
+        return readinto(self, view[:20_000])
+
+    monkeypatch.setattr(Stored, "readinto", breaks)
+    packets, reader = read(path, chunk_bytes=10_000, digest=True, ahead=True)
+    assert 900 < len(packets) < len(MANY)
+    assert reader.damage is not None
+    assert "Input/output error" in reader.damage
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_reader_that_is_closed_early_leaves_no_thread(tmp_path: Path) -> None:
+    path = tmp_path / "in.pcap"
+    path.write_bytes(FILE)
+    with open_capture(path, chunk_bytes=1000, digest=True, ahead=True) as reader:
+        next(reader)
+        assert "read-ahead" in {thread.name for thread in threading.enumerate()}
+        assert reader.sha256 is None
+    assert "read-ahead" not in {thread.name for thread in threading.enumerate()}

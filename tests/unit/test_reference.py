@@ -1945,7 +1945,7 @@ def test_the_summary_of_nothing() -> None:
     summary = contoso(backends=()).summary()
     assert summary["received"] == {"packets": 0, "bytes": 0}
     assert summary["dropped"] == {"packets": 0, "bytes": 0, "reasons": {}}
-    assert summary["sessions"]["ended"] == {"closed": 0, "reset": 0, "idle": 0, "disconnected": 0}
+    assert summary["sessions"]["ended"] == {"closed": 0, "reset": 0, "idle": 0, "disconnected": 0, "moved": 0}
     assert (summary["duration_seconds"], summary["first_exhaustion"]) == (0.0, None)
     nat_ip = summary["private_link_services"][0]["nat_ips"][0]
     assert (nat_ip["capacity"], nat_ip["availability_percent"], nat_ip["pools"]) == (0, 100.0, [])

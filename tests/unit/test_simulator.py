@@ -221,3 +221,12 @@ def test_resets_are_right_however_small_the_table_was_at_first() -> None:
 
     assert len(resets(1)) == 18
     assert resets(1) == resets(2) == resets(64)
+
+
+def test_time_that_passes_before_the_first_packet_does_not_make_a_datagram_younger() -> None:
+    simulator = dp.Simulator(network(nat={"profile": "rfc"}))
+    simulator.advance(to=5.0)
+    last = fragments_of(udp_packet(CLIENT, 5000, ENDPOINT, 53, bytes(60)), [16])[1]
+    simulator.send(IP(last), at="tenant0", time=1.0)
+    simulator.advance(to=31.0)
+    assert simulator.waiting == 0, "30 s after it arrived, which was at 1 s"

@@ -100,11 +100,15 @@ class Wheel:
     def check(self) -> None:
         """No timer is due before `next_due`, and every one is in exactly one place."""
         assert self.clock["next_due"] <= min(self.due.values(), default=FOREVER)
-        heap = self.state.due[: self.clock["due"]]
-        for at in range(1, len(heap)):
-            above = heap[(at - 1) // 2]
-            assert (above["due"], above["id"]) < (heap[at]["due"], heap[at]["id"])
-        rows = heap["session"].tolist()
+        first, end = int(self.clock["first_due"]), int(self.clock["end_due"])
+        entries = self.state.due[first:end]
+        assert first == 0 or not self.clock["is_heap"]
+        assert first < end or (first, end, self.clock["is_heap"]) == (0, 0, 0)
+        for at in range(1, len(entries)):
+            above = entries[(at - 1) // 2 if self.clock["is_heap"] else at - 1]
+            assert (above["due"], above["id"]) < (entries[at]["due"], entries[at]["id"])
+        rows = entries["session"].tolist()
+        assert self.state.timers["next"][rows].tolist() == list(range(first, end))
         for slot in np.flatnonzero(self.state.slots):
             assert int(self.state.slot_bits[slot >> 6]) >> (int(slot) & 63) & 1
             row, previous = int(self.state.slots[slot]) - 1, -1 - int(slot)

@@ -552,14 +552,6 @@ WHOLE_CASES = [
         "security rules are not yet supported",
         id="security rules",
     ),
-    pytest.param(
-        EVENTS,
-        "events:  # here\n  - {at: 30s, disconnect: pe-contoso}\n"
-        "  - {at: 31s, backend_down: orders, address: 192.168.61.4}\n",
-        "events",
-        "events are not yet supported",
-        id="events",
-    ),
 ]
 
 
@@ -596,7 +588,7 @@ def test_a_platform_service_and_its_endpoint_are_not_yet_supported() -> None:
     assert any("a target not yet supported" in message for _, _, message in found)
 
 
-def test_faults_within_what_is_not_yet_supported_are_named_too() -> None:
+def test_faults_of_events_and_of_what_is_not_yet_supported_are_named_too() -> None:
     rules = (
         "    security_rules:\n"
         "      - {name: a, priority: 100, action: allow}\n"
@@ -625,7 +617,42 @@ def test_faults_within_what_is_not_yet_supported_are_named_too() -> None:
     assert "add_nat_ip needs an address" in found["events[4]"]
     assert "reject takes no address" in found["events[5]"]
     assert "7 needs a unit" in found["events[6].at"]
-    assert len(found) == 8
+    assert len(found) == 7
+
+
+NAT_IP_EVENTS = [
+    ([("1s", "add", 51), ("2s", "remove", 50)], {}),
+    ([("1s", "add", 50)], {0: "192.168.50.50 is a NAT IP of orders at that time already"}),
+    ([("2s", "remove", 51), ("1s", "add", 51)], {}),
+    ([("1s", "remove", 51), ("2s", "add", 51)], {0: "192.168.50.51 is no NAT IP of orders at that time; there are: "}),
+    ([("1s", "remove", 50)], {0: "192.168.50.50 is the last NAT IP of orders; a service keeps one at least"}),
+    ([("1s", "add", host) for host in range(51, 59)], {7: "9 NAT IPs of a private link service at that time"}),
+]
+
+
+@pytest.mark.parametrize(("events", "faults"), NAT_IP_EVENTS)
+def test_nat_ips_come_and_go_in_order_of_time(events: list[tuple[str, str, int]], faults: dict[int, str]) -> None:
+    text = EXAMPLE.replace(NAT_IPS, "    nat_ips: [192.168.50.50]\n").replace(EVENTS, "events:\n")
+    for at, change, host in events:
+        text += f"  - {{at: {at}, {change}_nat_ip: orders, address: 192.168.50.{host}}}\n"
+    found: dict[str, str] = {}
+    try:
+        parse_topology(text)
+    except TopologyError as error:
+        found = {path: message for _, path, message in error.problems}
+    assert [path.split(".")[0] for path in found] == [f"events[{number}]" for number in faults]
+    assert all(rule in message for rule, message in zip(faults.values(), found.values(), strict=True))
+
+
+def test_an_added_nat_ip_has_an_address_of_its_own_in_the_providers_network() -> None:
+    for host, message in (
+        ("10.9.0.1", "is not in provider's address space"),
+        ("192.168.61.4", "is also a backend"),
+        ("192.168.60.10", "is also a load balancer's frontend"),
+    ):
+        found = problems_of(EVENTS, f"events:\n  - {{at: 1s, add_nat_ip: orders, address: {host}}}\n")
+        assert [path for _, path, _ in found] == ["events[0].address"]
+        assert message in found[0][2]
 
 
 def test_a_name_that_cannot_be_read_does_not_make_its_users_wrong() -> None:

@@ -1,0 +1,211 @@
+"""What a report of a run shows: its charts in order, and what is said of them in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataplane.report import metrics as m
+from dataplane.report.chart import (
+    MOST_BARS,
+    MOST_SERIES,
+    SECOND,
+    Bars,
+    Intervals,
+    Mark,
+    Section,
+    Series,
+    Steps,
+    rounded,
+    time_text,
+)
+from dataplane.report.ports import availability_section, ports_section
+from dataplane.report.run import Run
+from dataplane.report.sessions import SessionFigures, read_sessions
+from dataplane.runs.folder import RunError
+
+_SESSION_INTERVALS = 240
+_HEAT_INTERVALS = 96
+
+
+def content(run: Run) -> list[Section]:
+    """Read what is large of a run, and say and draw it all. Raises `RunError` if one of the files is damaged."""
+    figures = m.read_metrics(run.metrics)
+    span = _span(run, figures)
+    marks = _marks(run)
+    sessions = None
+    if run.sessions is not None and span is not None:
+        begin, end = span
+        sessions = SessionFigures(
+            run,
+            Intervals.over(begin, end + 1, _SESSION_INTERVALS),
+            Intervals.over(begin, end + 1, _HEAT_INTERVALS),
+            end,
+        )
+        read_sessions(run.sessions, sessions)
+        if sessions.count != run.sessions_created:
+            raise RunError(
+                f"{run.sessions}: has {sessions.count:,} sessions, summary.json {run.sessions_created:,}; replay again"
+            )
+    return [
+        availability_section(run, figures, marks),
+        _sessions(run, sessions, marks),
+        ports_section(run, sessions, marks),
+        _bytes(run, figures),
+        _drops(run),
+    ]
+
+
+def _span(run: Run, figures: m.Metrics) -> tuple[int, int] | None:
+    """First and last moment of the run, as near as its files tell them."""
+    if run.begin_ns is not None:
+        return run.begin_ns, run.begin_ns + round(run.duration_seconds * SECOND)
+    return None if figures.intervals is None else (figures.intervals.start, figures.intervals.end - 1)
+
+
+def _marks(run: Run) -> list[Mark]:
+    if run.exhaustion is None or run.begin_ns is None:
+        return []
+    return [Mark(run.begin_ns + round(run.exhaustion.seconds * SECOND), "first exhaustion")]
+
+
+# --- sessions, bytes, drops -----------------------------------------------------------------------------------
+
+
+def _sessions(run: Run, sessions: SessionFigures | None, marks: list[Mark]) -> Section:
+    section = Section("sessions", "Sessions and failures")
+    ended = ", ".join(f"{count:,} {how}" for how, count in run.sessions_ended.items() if count) or "none"
+    section.words.append(
+        f"Sessions opened: {run.sessions_created:,}; still open at the end: {run.sessions_active:,}; ended: {ended}."
+    )
+    if sessions is None:
+        section.words.append("The run has no sessions.csv, so it cannot be told when they opened and ended.")
+    elif sessions.count:
+        each, width = sessions.intervals.words, sessions.intervals.width
+        peak = int(sessions.opened.argmax())
+        section.charts.append(
+            Steps(
+                "sessions-over-time",
+                "Sessions opened and ended",
+                f"Most were opened in the {each} from {time_text(sessions.intervals.start + peak * width, width)} UTC "
+                f"on: {int(sessions.opened[peak]):,}.",
+                "sessions",
+                f"Counted in each {each}.",
+                sessions.intervals,
+                [Series("opened", sessions.opened.tolist()), Series("ended", sessions.ended.tolist())],
+                marks=marks,
+            )
+        )
+    if not run.failures:
+        section.words.append("No session failed for want of a NAT port.")
+        return section
+    section.words.append(
+        f"Times that a session found no NAT port: {run.failures:,}. The run's files have totals of failures, not their "
+        "times, so there is no chart of them over time; the first of them is marked in the charts."
+    )
+    failed = sorted((nat_ip for nat_ip in run.nat_ips if nat_ip.failures), key=lambda nat_ip: -nat_ip.failures)
+    section.charts.append(
+        _bars(
+            "failures",
+            "Allocation failures by NAT IP",
+            "failures",
+            [(nat_ip.name, nat_ip.failures) for nat_ip in failed],
+            f"{failed[0].name} refused most: {failed[0].failures:,} of {run.failures:,}.",
+            "In the whole run, each counted once, at the NAT IP that the session would have used first.",
+        )
+    )
+    return section
+
+
+def _bytes(run: Run, figures: m.Metrics) -> Section:
+    section = Section("bytes", "Bytes by endpoint")
+    section.words.append(
+        "IN is what consumers send to the service, OUT is what comes back; IPv4 total lengths of forwarded packets."
+    )
+    order = sorted(run.endpoints, key=lambda endpoint: -endpoint.bytes_in - endpoint.bytes_out)
+    order = [endpoint for endpoint in order if endpoint.packets]
+    if not order:
+        section.words.append("No packet was forwarded.")
+        return section
+    shown, rest = order[:MOST_BARS], order[MOST_BARS:]
+    labels = [endpoint.name for endpoint in shown]
+    columns = [[endpoint.bytes_in for endpoint in shown], [endpoint.bytes_out for endpoint in shown]]
+    totals = [sum(endpoint.bytes_in for endpoint in order), sum(endpoint.bytes_out for endpoint in order)]
+    section.charts.append(
+        Bars(
+            "bytes-total",
+            "Bytes in total",
+            f"{totals[0]:,} bytes IN and {totals[1]:,} bytes OUT; {labels[0]} had most.",
+            "bytes",
+            f"{len(rest):,} more endpoints had the rest." if rest else "",
+            labels,
+            [Series("IN", columns[0]), Series("OUT", columns[1])],
+        )
+    )
+    if figures.intervals is not None:
+        for metric, way in ((m.BYTES_IN, "IN"), (m.BYTES_OUT, "OUT")):
+            chart = _bytes_over_time(figures, figures.intervals, metric, way)
+            if chart is not None:
+                section.charts.append(chart)
+    return section
+
+
+def _bytes_over_time(figures: m.Metrics, intervals: Intervals, metric: str, way: str) -> Steps | None:
+    rows = {resource: m.sums(minutes, intervals) for (resource, _), minutes in figures.of(metric).items()}
+    if not rows:
+        return None
+    names = sorted(rows, key=lambda name: -float(rows[name].sum()))
+    series = [Series(name, rounded(rows[name], 0)) for name in names[:MOST_SERIES]]
+    if names[MOST_SERIES:]:
+        rest: NDArray[np.float64] = np.sum([rows[name] for name in names[MOST_SERIES:]], axis=0)
+        series.append(Series("all others", rounded(rest, 0)))
+    total = np.sum(list(rows.values()), axis=0)
+    peak = int(total.argmax())
+    return Steps(
+        f"bytes-{way.lower()}",
+        f"Bytes {way} per {intervals.words}",
+        f"The most was {int(total[peak]):,} bytes in the {intervals.words} from "
+        f"{time_text(intervals.start + peak * intervals.width)[:16]} UTC on.",
+        "bytes",
+        f"The metric {metric}.",
+        intervals,
+        series,
+        stacked=True,
+    )
+
+
+def _drops(run: Run) -> Section:
+    section = Section("drops", "Dropped packets")
+    dropped = run.counts["dropped"][0]
+    if not dropped:
+        section.words.append("No packet was dropped.")
+        return section
+    section.words.append("The run's files have totals of drops, not their times.")
+    reasons = sorted(run.drops.items(), key=lambda item: -item[1][0])
+    section.charts.append(
+        _bars(
+            "drops-by-reason",
+            "Dropped packets by reason",
+            "packets",
+            [(reason, count[0]) for reason, count in reasons],
+            f"{dropped:,} packets were dropped, most as {reasons[0][0]}: {reasons[0][1][0]:,}.",
+            "",
+        )
+    )
+    return section
+
+
+# --- how it is said -------------------------------------------------------------------------------------------
+
+
+def _bars(
+    key: str, title: str, unit: str, figures: Sequence[tuple[str, int]], summary: str, note: str
+) -> Bars:
+    shown, rest = figures[:MOST_BARS], figures[MOST_BARS:]
+    if rest:
+        note += f" Not shown: {len(rest):,} more, with {sum(value for _, value in rest):,} {unit}."
+    return Bars(
+        key, title, summary, unit, note, [name for name, _ in shown], [Series(unit, [value for _, value in shown])]
+    )
