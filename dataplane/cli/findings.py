@@ -38,7 +38,8 @@ def _answers(out: Any, found: dict[str, Any]) -> None:
         out.print(f"Lowest availability: {lowest['percent']:.3f} % {at}: {_pool(lowest)}")
     rule = f"usage above {alert['threshold_percent']:g} %, {alert['window']} averaged"
     if alert["fired_seconds"] is None:
-        out.print(f"An alert ({rule}) would not have fired.")
+        though = "" if failure is None else ", though ports ran out"
+        out.print(f"An alert ({rule}) would not have fired{though}.")
         return
     early = alert["seconds_before_first_failure"]
     when = "" if early is None else f", {abs(early):,.1f} s {'before' if early >= 0 else 'AFTER'} the first failure"

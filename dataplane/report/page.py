@@ -272,7 +272,12 @@ def _explanation(reason: str) -> str:
 
 def _configuration(run: Run) -> str:
     inputs = [
-        (each["name"], f"{each['packets']:,}", (each["sha256"], "digest"), (each["damage"] or "whole", "text"))
+        (
+            each["name"],
+            "-" if each["packets"] is None else f"{each['packets']:,}",
+            (each["sha256"], "digest"),
+            (each["damage"] or "whole", "text"),
+        )
         for each in run.inputs
     ]
     lines = run.topology_text.splitlines()
@@ -287,7 +292,7 @@ def _configuration(run: Run) -> str:
             '<h2 id="configuration-title">Configuration</h2>',
             _paragraph(f"Seed {run.seed}. Exit code {code}: {meaning}. The same captures, topology and seed give the "
                        "same figures."),
-            _cut("Captures", ("capture", "packets", ("SHA-256", "text"), ("state", "text")), inputs),
+            _cut("Inputs", ("file", "packets", ("SHA-256", "text"), ("state", "text")), inputs),
             "<details open><summary>The topology as used</summary>",
             f'<div class="scroll" tabindex="0" role="region" aria-label="topology.yaml"><pre>{text}</pre></div>',
             f"{cut}</details>\n</section>",

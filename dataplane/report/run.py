@@ -134,8 +134,8 @@ def read_run(folder: Path) -> Run:
             {
                 "name": Path(str(each["path"])).name,
                 "sha256": str(each["sha256"]),
-                "packets": int(each["packets"]),
-                "damage": each["damage"] and str(each["damage"]),
+                "packets": int(each["packets"]) if "packets" in each else None,  # only a capture has packets
+                "damage": each.get("damage") and str(each["damage"]),
             }
             for each in manifest["inputs"]
         ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from dataplane.metrics.series import MetricRow
@@ -140,7 +141,8 @@ def _run(job: Exhaust, folder: RunFolder, progress: Progress | None) -> Exhauste
         folder.text("scenario.yaml").write(dump_scenario(used, "topology.yaml"))
         inputs = [{"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in job.inputs]
         code = result.exit_code
-        folder.write_json("manifest.json", manifest(job.command, inputs, seed, code, _MEANINGS[code]))
+        begin = f"{np.datetime64(ORIGIN_NS, 'ns')}Z"
+        folder.write_json("manifest.json", manifest(job.command, inputs, seed, code, _MEANINGS[code], begin))
     return result
 
 

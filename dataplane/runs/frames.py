@@ -12,6 +12,7 @@ import numpy as np
 from dataplane.kernel import inlined, kernel, store16, store32
 from dataplane.packets.checksum import fold
 from dataplane.packets.headers import ACK, ETHERTYPE_IPV4, FIN, PROTOCOL_TCP, PROTOCOL_UDP, RST, SYN
+from dataplane.runs.clients import give_slot, plan, take_slot
 from dataplane.runs.connections import (
     ANSWER,
     END,
@@ -25,9 +26,6 @@ from dataplane.runs.connections import (
     OPEN,
     RELEASE,
     RESPONSE,
-    give_slot,
-    plan,
-    take_slot,
 )
 
 #: Bytes from one frame to the next: a cache line holds the headers.

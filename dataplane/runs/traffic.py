@@ -1,6 +1,7 @@
 """Traffic of a scenario: batches of packets, each made when the simulator has judged the ones before it.
 
-The kernels are in `connections.py` and `frames.py`; this module turns sources into their arrays and gives them room.
+The kernels are in `arrivals.py`, `calendar.py`, `frames.py` and `clients.py`; this module turns sources into their
+arrays and gives them room.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from dataplane.nat.hashing import key64
 from dataplane.packets.batch import FRAME, PacketBatch
 from dataplane.packets.headers import LINK_ETHERNET, PROTOCOL_TCP, PROTOCOL_UDP
 from dataplane.records import OUTCOME
+from dataplane.runs.arrivals import next_arrival
+from dataplane.runs.calendar import prepare
 from dataplane.runs.captured import new_connections
+from dataplane.runs.clients import follow
 from dataplane.runs.connections import (
     BUCKETS,
     CONNECTION,
@@ -31,9 +35,6 @@ from dataplane.runs.connections import (
     STATUS,
     STEP,
     Traffic,
-    follow,
-    next_arrival,
-    prepare,
 )
 from dataplane.runs.frames import MOST_IN_STEP, STRIDE, emit
 from dataplane.runs.scenario import Arrivals, Scenario, TrafficSource

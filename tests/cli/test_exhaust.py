@@ -162,3 +162,12 @@ def test_an_interrupted_run_keeps_what_was_done(
     assert 0 < summary["duration_seconds"] == summary["findings"]["to_seconds"] < 300 * 86_400
     assert json.loads((run / "manifest.json").read_text())["exit_state"]["code"] == 130
     assert not list(run.glob(".*"))
+
+
+def test_a_report_can_be_made_of_an_experiment(invoke: Invoke, scenario: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert invoke("exhaust", scenario, "-o", run).exit_code == 0
+    assert invoke("report", run).exit_code == 0
+    page = (run / "report.html").read_text()
+    assert "scenario.yaml" in page
+    assert "NAT ports ran out first after 5.000 s" in page

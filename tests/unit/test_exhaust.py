@@ -223,3 +223,23 @@ def test_connections_idle_for_too_long_are_broken_and_resets_are_counted() -> No
     kept = run({**clients, "keep_alive": "3s"}, topology=topology(SMALL, **nat), duration="20s")
     assert kept.summary["sessions"]["resets_sent"] == 0
     assert kept.findings["traffic"][0]["connections"]["completed"] == 20
+
+
+def test_events_of_the_scenario_take_place_in_the_run() -> None:
+    """A second NAT IP after 2 s, and the end of the connection after 8 s."""
+    arrivals = {"pattern": "constant", "rate": 100}
+    clients = source(arrivals=arrivals)
+    events = [
+        {"at": "2s", "add_nat_ip": "orders", "address": "192.168.50.5"},
+        {"at": "8s", "disconnect": "pe-contoso"},
+    ]
+    settings = {"topology": topology("1024-1423", only="udp", timeouts={"udp": "60s"}), "duration": "10s"}
+    result = run(clients, events=events, **settings)
+    assert result.findings["first_failure"] is None
+    assert [nat_ip["nat_ip"] for nat_ip in result.findings["nat_ips"]] == ["192.168.50.4", "192.168.50.5"]
+    connections = result.findings["traffic"][0]["connections"]
+    assert connections["opened"] == 800  # 100 a second until the end of the connection: two pools' ports
+    assert result.summary["dropped"]["reasons"].keys() == {"connection_not_approved"}
+    assert run(clients, **settings).findings["first_failure"]["time_seconds"] == 4.0
+    # The ports of 4 and 4 seconds, until the connection ended.
+    assert port_seconds(result)[0] == pytest.approx(sum(8 - k / 100 for k in range(800)))
