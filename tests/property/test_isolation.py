@@ -87,7 +87,7 @@ def test_a_reply_to_one_tenants_session_is_no_reply_to_another(nat: dict[str, st
         strays = simulator.process(tcp_columns(len(ports), source_port=np.array(ports), flags=flags, point=1))
         assert np.all(strays.verdicts == Verdict.NOT_FIRST_PACKET)
     assert simulator.live_sessions().tolist() == before.tolist()
-    assert simulator.summary()["sessions"]["ended"] == {"closed": 0, "reset": 0, "idle": 0, "disconnected": 0, "moved": 0}
+    assert not any(simulator.summary()["sessions"]["ended"].values())
 
 
 @given(nat=POLICIES, seed=st.integers(0, 1000), sessions=st.integers(1, 40))
