@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dataplane.cli.tables import console_for_output, show, table
+from dataplane.runs.answers import answers
 
 
 def print_findings(summary: dict[str, Any]) -> None:
@@ -20,34 +21,12 @@ def print_findings(summary: dict[str, Any]) -> None:
     if found["from_seconds"]:
         out.print(f"Findings leave out the first {found['from_seconds']:,.3f} s (warm-up).")
     out.print()
-    _answers(out, found)
+    for answer in answers(found):
+        out.print(answer)
     out.print()
     _traffic(out, found["traffic"])
     _endpoints(out, found["private_endpoints"])
     _nat_ips(out, found["nat_ips"])
-
-
-def _answers(out: Any, found: dict[str, Any]) -> None:
-    failure, lowest, alert = found["first_failure"], found["lowest_availability"], found["alert"]
-    if failure is None:
-        out.print("NAT ports did not run out.")
-    else:
-        out.print(f"NAT ports ran out first after {failure['time_seconds']:,.3f} s: {_pool(failure)}")
-    if lowest is not None:
-        at = f"in the second from {lowest['time_seconds']:,.0f} s"
-        out.print(f"Lowest availability: {lowest['percent']:.3f} % {at}: {_pool(lowest)}")
-    rule = f"usage above {alert['threshold_percent']:g} %, {alert['window']} averaged"
-    if alert["fired_seconds"] is None:
-        though = "" if failure is None else ", though ports ran out"
-        out.print(f"An alert ({rule}) would not have fired{though}.")
-        return
-    early = alert["seconds_before_first_failure"]
-    when = "" if early is None else f", {abs(early):,.1f} s {'before' if early >= 0 else 'AFTER'} the first failure"
-    out.print(f"An alert ({rule}) would have fired after {alert['fired_seconds']:,.0f} s{when}.")
-
-
-def _pool(names: dict[str, Any]) -> str:
-    return f"{names['service']}, NAT IP {names['nat_ip']}, {names['protocol']} toward {names['backend']}"
 
 
 def _traffic(out: Any, traffic: list[dict[str, Any]]) -> None:

@@ -22,7 +22,7 @@ from dataplane.report.chart import (
     time_text,
 )
 from dataplane.report.ports import availability_section, ports_section
-from dataplane.report.run import Run
+from dataplane.report.run import Findings, Run
 from dataplane.report.sessions import SessionFigures, read_sessions
 from dataplane.runs.folder import RunError
 
@@ -50,6 +50,7 @@ def content(run: Run) -> list[Section]:
                 f"{run.sessions}: has {sessions.count:,} sessions, summary.json {run.sessions_created:,}; replay again"
             )
     return [
+        *([] if run.findings is None else [_findings(run.findings)]),
         availability_section(run, figures, marks),
         _sessions(run, figures, sessions, marks),
         ports_section(run, sessions, marks),
@@ -72,6 +73,35 @@ def _marks(run: Run) -> list[Mark]:
 
 
 # --- sessions, bytes, drops -----------------------------------------------------------------------------------
+
+
+def _findings(findings: Findings) -> Section:
+    section = Section("findings", "What was found", list(findings.answers))
+    order = sorted(findings.endpoints, key=lambda endpoint: -(endpoint[1] + endpoint[2]))[:MOST_BARS]
+    total = sum(used + held for _, used, held, _ in findings.endpoints)
+    if total:
+        name, used, held, _ = order[0]
+        section.charts.append(
+            Bars(
+                "port-seconds",
+                "Who used the NAT ports",
+                f"{name} had {100 * (used + held) / total:.1f} % of all port-seconds.",
+                "port-seconds",
+                "A port in use or held for one second is one port-second.",
+                [endpoint[0] for endpoint in order],
+                [
+                    Series("in use", [round(endpoint[1], 3) for endpoint in order]),
+                    Series("held", [round(endpoint[2], 3) for endpoint in order]),
+                ],
+            )
+        )
+    failed = sorted(((name, count) for name, _, _, count in findings.endpoints if count), key=lambda one: -one[1])
+    if failed:
+        lost = sum(count for _, count in failed)
+        summary = f"{failed[0][0]} was refused most often: {failed[0][1]:,} of {lost:,} times."
+        title = "Refused for want of a port"
+        section.charts.append(_bars("failures-by-endpoint", title, "packets", failed, summary, ""))
+    return section
 
 
 def _sessions(run: Run, figures: m.Metrics, sessions: SessionFigures | None, marks: list[Mark]) -> Section:

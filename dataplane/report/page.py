@@ -280,12 +280,8 @@ def _configuration(run: Run) -> str:
         )
         for each in run.inputs
     ]
-    lines = run.topology_text.splitlines()
-    cut = ""
-    if len(lines) > _MOST_LINES:
-        cut = _paragraph(f"The first {_MOST_LINES:,} of {len(lines):,} lines; topology.yaml has them all.", "note")
     code, meaning = run.exit_state
-    text = escape("\n".join(lines[:_MOST_LINES]))
+    scenario = [] if run.scenario_text is None else [_text("The scenario as used", "scenario.yaml", run.scenario_text)]
     return "\n".join(
         [
             '<section id="configuration" aria-labelledby="configuration-title">',
@@ -293,8 +289,21 @@ def _configuration(run: Run) -> str:
             _paragraph(f"Seed {run.seed}. Exit code {code}: {meaning}. The same captures, topology and seed give the "
                        "same figures."),
             _cut("Inputs", ("file", "packets", ("SHA-256", "text"), ("state", "text")), inputs),
-            "<details open><summary>The topology as used</summary>",
-            f'<div class="scroll" tabindex="0" role="region" aria-label="topology.yaml"><pre>{text}</pre></div>',
-            f"{cut}</details>\n</section>",
+            *scenario,
+            _text("The topology as used", "topology.yaml", run.topology_text),
+            "</section>",
         ]
+    )
+
+
+def _text(title: str, name: str, content: str) -> str:
+    """A file of the run as it stands, as far as anybody reads it."""
+    lines = content.splitlines()
+    cut = ""
+    if len(lines) > _MOST_LINES:
+        cut = _paragraph(f"The first {_MOST_LINES:,} of {len(lines):,} lines; {name} has them all.", "note")
+    text = escape("\n".join(lines[:_MOST_LINES]))
+    return (
+        f"<details open><summary>{title}</summary>\n"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><pre>{text}</pre></div>\n{cut}</details>'
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dataplane.runs.answers import answers
 from dataplane.runs.folder import SCHEMA_VERSION, RunError
 from dataplane.topology import TopologyError, load_topology
 
@@ -67,6 +68,14 @@ class Exhaustion:
 
 
 @dataclass(frozen=True)
+class Findings:
+    """What an exhaustion experiment found: sentences, and by endpoint (name, port-seconds in use, held, failures)."""
+
+    answers: list[str]
+    endpoints: list[tuple[str, float, float, int]]
+
+
+@dataclass(frozen=True)
 class Run:
     """A run's folder in memory, but for the two files that may be large.
 
@@ -87,7 +96,9 @@ class Run:
     endpoints: list[Endpoint]
     nat_ips: list[NatIp]
     exhaustion: Exhaustion | None
+    findings: Findings | None
     topology_text: str
+    scenario_text: str | None
 
     @property
     def metrics(self) -> Path:
@@ -147,6 +158,7 @@ def read_run(folder: Path) -> Run:
         endpoints = [_endpoint(each) for each in summary["private_endpoints"]]
     if [endpoint.name for endpoint in endpoints] != [endpoint.name for endpoint in topology.private_endpoints]:
         raise RunError(f"{folder / 'topology.yaml'}: has other private endpoints than summary.json; replay again")
+    scenario = folder / "scenario.yaml"
     with _as_written_by_a_run(folder / "summary.json"):
         return Run(
             folder=folder,
@@ -167,8 +179,25 @@ def read_run(folder: Path) -> Run:
                 for each in service["nat_ips"]
             ],
             exhaustion=_exhaustion(summary["first_exhaustion"]),
+            findings=_findings(summary["findings"]) if "findings" in summary else None,
             topology_text=(folder / "topology.yaml").read_text("utf-8-sig"),
+            scenario_text=scenario.read_text("utf-8-sig") if scenario.is_file() else None,
         )
+
+
+def _findings(found: dict[str, Any]) -> Findings:
+    return Findings(
+        list(answers(found)),
+        [
+            (
+                str(each["name"]),
+                float(each["port_seconds"]["in_use"]),
+                float(each["port_seconds"]["held"]),
+                sum(int(count) for count in each["failures"].values()),
+            )
+            for each in found["private_endpoints"]
+        ],
+    )
 
 
 def check_last_line(path: Path) -> None:
