@@ -61,6 +61,8 @@ def say_held(lines: list[str]) -> None:
     """Name on standard error where a condition held."""
     for line in lines:
         click.echo(f"failed: {line}", err=True)
+
+
 def given(option: str) -> bool:
     """Whether the user wrote an option, in place of which its default would stand."""
     source = click.get_current_context().get_parameter_source(option)

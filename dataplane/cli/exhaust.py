@@ -12,11 +12,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dataplane.cli.common import announce_compilation, common_options, errors_as_lines, fail, given
+from dataplane.cli.common import (
+    announce_compilation,
+    common_options,
+    errors_as_lines,
+    fail,
+    fail_if_option,
+    given,
+    say_held,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from dataplane.metrics.conditions import Condition
     from dataplane.runs.exhaust import Exhausted, Progress
     from dataplane.runs.findings import Moment
 
@@ -33,6 +42,7 @@ _MOST_NAT_IPS = 12
 @click.option("--sessions", is_flag=True, help="Write every session to sessions.csv in the run's folder.")
 @click.option("--capture", is_flag=True, help="Write every packet to capture.pcapng in the run's folder.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of scenario files, and do nothing else.")
+@fail_if_option()
 @common_options
 def command(
     scenario: Path | None,
@@ -40,6 +50,7 @@ def command(
     sessions: bool,
     capture: bool,
     schema: bool,
+    fail_if: tuple[Condition, ...],
     as_json: bool,
     quiet: bool,
     seed: int,
@@ -72,6 +83,7 @@ def command(
             capture=capture,
             command=sys.argv[:],
             inputs=files_of(scenario),
+            fail_if=fail_if,
         )
         announce_compilation(quiet)
         with _live(quiet) as progress:
@@ -80,6 +92,7 @@ def command(
     if not quiet:
         for note in result.notes:
             click.echo(f"note: {note}", err=True)
+    say_held(result.held)
     if result.interrupted:
         click.echo("interrupted: what was done until then is kept", err=True)
     sys.exit(result.exit_code)

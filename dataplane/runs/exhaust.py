@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataplane.metrics.conditions import Condition, held_conditions
+from dataplane.metrics.figures import figures
 from dataplane.metrics.series import MetricRow
 from dataplane.packets.batch import PacketBatch
 from dataplane.runs.findings import Moment, Watch, moment, traffic_counts
 from dataplane.runs.folder import RunFolder, keep_inputs, manifest
 from dataplane.runs.record import Recorder
-from dataplane.runs.replay import interruption, minutes_file, send_and_record
+from dataplane.runs.replay import MEANINGS, interruption, minutes_file, send_and_record
 from dataplane.runs.scenario import Scenario
 from dataplane.runs.scenario_file import dump_scenario
 from dataplane.runs.sessions_csv import SessionsFile
@@ -30,8 +32,6 @@ ORIGIN_NS = 1_767_225_600_000_000_000
 
 _SECOND = 1_000_000_000
 
-_MEANINGS = {0: "done", 130: "interrupted"}
-
 #: Told where the run is, after every simulated second.
 Progress = Callable[[Moment], None]
 
@@ -41,7 +41,8 @@ class Exhaust:
     """What is to be run, and where to. `seed` comes before the scenario's own.
 
     `inputs` are the files that the scenario was read from: no output may take their place.
-    `slice_ns` shortens the slices of the generator (`runs/traffic.py`); no result depends on it.
+    `slice_ns` shortens the slices of the generator (`runs/traffic.py`); no result depends on it. The run counts as
+    failed when one of the conditions in `fail_if` holds for its summary.
     """
 
     scenario: Scenario
@@ -52,15 +53,20 @@ class Exhaust:
     command: list[str] = field(default_factory=list)
     inputs: list[Path] = field(default_factory=list)
     slice_ns: int | None = None
+    fail_if: Sequence[Condition] = ()
 
 
 @dataclass
 class Exhausted:
-    """What came of it: the summary (with `findings`), the topology as used, and what has to be said."""
+    """What came of it: the summary (with `findings`), the topology as used, and what has to be said.
+
+    `held` has a line for every place where a condition of `fail_if` holds.
+    """
 
     summary: dict[str, Any]
     topology: Topology
     notes: list[str]
+    held: list[str]
     interrupted: bool = False
 
     @property
@@ -71,8 +77,8 @@ class Exhausted:
 
     @property
     def exit_code(self) -> int:
-        """0 done, 130 interrupted."""
-        return 130 if self.interrupted else 0
+        """0 done, 1 a condition holds, 130 interrupted."""
+        return 130 if self.interrupted else 1 if self.held else 0
 
 
 def exhaust(job: Exhaust, progress: Progress | None = None) -> Exhausted:
@@ -128,10 +134,11 @@ def _run(job: Exhaust, folder: RunFolder, progress: Progress | None) -> Exhauste
     recorder.close()
     simulator.end_series()
     summary = simulator.summary()
+    held = held_conditions(job.fail_if, figures(summary))
     names = [(source.name, source.endpoint) for source in scenario.traffic]
     traffic = traffic_counts(names, generator.sources, before)
     summary["findings"] = watch.findings(simulator, summary, traffic, scenario.alert, now)
-    result = Exhausted(summary, topology, _notes(scenario, traffic), bool(interrupted))
+    result = Exhausted(summary, topology, _notes(scenario, traffic), held, bool(interrupted))
     if sessions is not None:
         sessions.write(simulator.live_sessions(), ended=False)
     if keep:
@@ -142,7 +149,7 @@ def _run(job: Exhaust, folder: RunFolder, progress: Progress | None) -> Exhauste
         inputs = [{"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in job.inputs]
         code = result.exit_code
         begin = f"{np.datetime64(ORIGIN_NS, 'ns')}Z"
-        folder.write_json("manifest.json", manifest(job.command, inputs, seed, code, _MEANINGS[code], begin))
+        folder.write_json("manifest.json", manifest(job.command, inputs, seed, code, MEANINGS[code], begin))
     return result
 
 

@@ -171,3 +171,13 @@ def test_a_report_can_be_made_of_an_experiment(invoke: Invoke, scenario: Path, t
     page = (run / "report.html").read_text()
     assert "scenario.yaml" in page
     assert "NAT ports ran out first after 5.000 s" in page
+
+
+def test_a_condition_on_the_summary_fails_the_run(invoke: Invoke, scenario: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = invoke("exhaust", scenario, "-o", run, "--fail-if", "minimum_availability_percent < 20")
+    assert result.exit_code == 1
+    assert "failed: " in result.stderr
+    assert json.loads((run / "manifest.json").read_text())["exit_state"]["code"] == 1
+    assert invoke("exhaust", scenario, "--fail-if", "received.packets < 20").exit_code == 0
+    assert invoke("exhaust", scenario, "--fail-if", "recieved.packets < 20").exit_code == 2
