@@ -22,6 +22,7 @@ _COMMANDS = {
     "diff": "Tell what changed between two runs.",
     "report": "Make one offline HTML page of a run.",
     "exhaust": "Run a NAT exhaustion experiment.",
+    "plan": "Tell how many NAT IPs a load needs.",
     "topology": "Check, show and infer topologies.",
     "warmup": "Compile the kernels for this processor, once.",
 }
