@@ -42,7 +42,7 @@ class _LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; what stops it from outside becomes a line and an exit code."""
         # Imports make some 200,000 objects that stay. Looking for garbage among them, while they are made and once
-        # more when the process ends, took a third of a short run's time.
+        # more when the process ends, took a quarter of a short run's time or more.
         gc.set_threshold(250_000)
         atexit.register(gc.freeze)
         for name in ("stdout", "stderr"):
