@@ -46,6 +46,17 @@ def test_replay_of_one_packet(replay):
 
 
 @pytest.mark.benchmark(group="replay")
+def test_import_of_numba(benchmark, tell):
+    """The part of starting that is numba's own: the floor under the one above."""
+
+    def whole_process():
+        return subprocess.run([sys.executable, "-c", "import numba"], cwd=ROOT, check=True)
+
+    benchmark.pedantic(whole_process, rounds=5, warmup_rounds=1)
+    tell(None)
+
+
+@pytest.mark.benchmark(group="replay")
 def test_replay(replay, packets):
     """60,000 sessions, 64-byte packets, figures only."""
     replay(workloads.udp(packets, min(60_000, packets)))

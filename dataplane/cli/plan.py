@@ -85,8 +85,8 @@ def _tell(result: Plan) -> None:
     more = f" and {100 * result.headroom:g} % more" if result.headroom else ""
     out.print(
         f"{load.rate:,g} {load.protocol} connections/s{more}, each on a port for {load.holding:,g} s "
-        f"({load.life:g} s of life, {load.tail:g} s after it): {result.erlangs * (1 + result.headroom):,.0f} ports at a time, "
-        f"{needed.load_per_backend:,.0f} toward each of {load.backends} backend(s)"
+        f"({load.life:g} s of life, {load.tail:g} s after it): {result.erlangs * (1 + result.headroom):,.0f} ports at "
+        f"a time, {needed.load_per_backend:,.0f} toward each of {load.backends} backend(s)"
     )
     if needed.nat_ips is None:
         out.print(

@@ -54,6 +54,18 @@ def test_help_loads_neither_numba_nor_scapy() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_a_replay_loads_neither_scapy_nor_what_other_commands_need(syns: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom click.testing import CliRunner\nfrom dataplane.cli import main\n"
+        f"arguments = ['replay', {str(syns)!r}, '-o', {str(tmp_path / 'run')!r}]\n"
+        "assert CliRunner().invoke(main, arguments).exit_code == 0\n"
+        "others = 'scapy', 'distributed', 'rich.progress', 'dataplane.runs.diff', 'dataplane.runs.each'\n"
+        "print([name for name in others if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [[], ["nonsense"], ["replay"], ["replay", "--nonsense", "x.pcap"], ["replay", "x.pcap", "--seed", "many"],
