@@ -25,6 +25,7 @@ _COMMANDS = {
     "report": "Make one offline HTML page of a run.",
     "exhaust": "Run a NAT exhaustion experiment.",
     "plan": "Tell how many NAT IPs a load needs.",
+    "demo": "Run a small experiment and open its report.",
     "topology": "Check, show and infer topologies.",
     "warmup": "Compile the kernels for this processor, once.",
 }

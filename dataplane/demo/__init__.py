@@ -1,0 +1,1 @@
+"""The scenario that `dataplane demo` runs."""
