@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 @click.command("plan", epilog="Example: dataplane plan --rate 700 --life 20 --ends fin --headroom 25")
-@click.option("--rate", type=click.FloatRange(0, 1e7), required=True, help="New connections per second.")
-@click.option("--life", type=click.FloatRange(0, 1e7), default=1.0, show_default=True, help="Their mean life, seconds.")
+@click.option("--rate", type=click.FloatRange(0.001, 1e7), required=True, help="New connections per second.")
+@click.option("--life", type=click.FloatRange(0, 1e6), default=1.0, show_default=True, help="Their mean life, seconds.")
 @click.option("--protocol", type=click.Choice(["tcp", "udp"]), default="tcp", show_default=True)
 @click.option(
     "--ends",
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     help="How TCP connections end; never: they are left to the idle time-out.",
 )
 @click.option("--profile", default="azure-pls", show_default=True, help="The NAT's profile: time-outs, port hold.")
-@click.option("--timeout", type=click.FloatRange(0.001), help="Seconds from the last packet to the port's release.")
-@click.option("--port-hold", type=click.FloatRange(0), help="Seconds for which a released port is held.")
+@click.option("--timeout", type=click.FloatRange(0.01, 1e7), help="Seconds from the last packet to the port's release.")
+@click.option("--port-hold", type=click.FloatRange(0, 1e7), help="Seconds for which a released port is held.")
 @click.option("--backends", type=click.IntRange(1, 1000), default=1, show_default=True)
 @click.option("--ports", type=click.IntRange(1, 64512), default=64512, show_default=True, help="Ports of each pool.")
 @click.option("--no-spill", is_flag=True, help="A session tries its first NAT IP only.")
 @click.option("--target", type=float, default=1e-6, show_default=True, help="Share of sessions that may fail.")
-@click.option("--headroom", type=click.FloatRange(0), default=0.0, show_default=True, help="Percent to grow.")
+@click.option("--headroom", type=click.FloatRange(0, 1000), default=0.0, show_default=True, help="Percent to grow.")
 @click.option("--no-simulation", is_flag=True, help="Formulas only.")
 @common_options
 def command(

@@ -33,8 +33,9 @@ _CLIENT_PORTS = 28_232
 class Load:
     """A load on one private link service, of one protocol. Rates are per second, times in seconds.
 
-    `life` is the mean time from a connection's first packet to its last, `ends` how it ends (TCP: fin, rst, never). The
-    port is taken for the life, the time-out of the state in which it ends, and `port_hold`.
+    `life` is the mean time from a connection's first packet to its last, `ends` how it ends (TCP: fin, rst, never);
+    while it lives it is never silent for as long as the idle time-out. The port is taken for the life, the time-out of
+    the state in which it ends, and `port_hold`.
     """
 
     rate: float
@@ -53,9 +54,9 @@ class Load:
         ports = f"{65_536 - self.ports}-65535"
         nat: dict[str, Any] = {"profile": self.profile, "nat_ports": ports, "spill": self.spill}
         if self.port_hold is not None:
-            nat["port_hold"] = f"{round(self.port_hold * 1000)}ms"
+            nat["port_hold"] = _duration(self.port_hold)
         if self.timeout is not None:
-            nat["timeouts"] = {self._timeout_name: f"{round(self.timeout * 1000)}ms"}
+            nat["timeouts"] = {self._timeout_name: _duration(self.timeout)}
         backends = [f"10.2.{number // 250}.{number % 250 + 1}" for number in range(self.backends)]
         return Topology.model_validate(
             {
@@ -87,6 +88,12 @@ class Load:
     def _timeout_name(self) -> str:
         names = {"fin": "tcp_closing", "rst": "tcp_reset", "never": "tcp_established"}
         return "udp" if self.protocol == "udp" else names[self.ends]
+
+    @property
+    def idle(self) -> float:
+        """Seconds of silence after which an open connection loses its session."""
+        timeouts = self.topology(1).private_link_services[0].nat.timeouts
+        return float(timeouts.udp if self.protocol == "udp" else timeouts.tcp_established) / _SECOND
 
     @property
     def tail(self) -> float:
@@ -174,6 +181,10 @@ def plan(load: Load, target: float, headroom: float = 0.0, *, seed: int = 0, sim
     )
 
 
+def _duration(seconds: float) -> str:
+    return f"{round(seconds * _SECOND)}ns"
+
+
 def _needed(load: Load, target: float, headroom: float) -> NatIpsNeeded:
     return nat_ips_needed(
         load.rate,
@@ -189,8 +200,6 @@ def _needed(load: Load, target: float, headroom: float) -> NatIpsNeeded:
 def _growth(load: Load, nat_ips: int, target: float) -> float:
     """By how many percent the load can grow (below 0: must shrink) until so many NAT IPs fail more than `target`."""
     erlangs = offered_load(load.rate, load.holding) / load.backends
-    if erlangs == 0:
-        return math.inf
     low, high = 0.0, 4.0 * nat_ips * load.ports
     while high - low > 1e-6 * high:
         middle = (low + high) / 2
@@ -204,15 +213,20 @@ def _growth(load: Load, nat_ips: int, target: float) -> float:
 def _knobs(load: Load, target: float, headroom: float) -> Iterator[Knob]:
     """What else could be changed, and what each change buys."""
     changes: list[tuple[str, Load]] = []
-    if load.protocol == "tcp" and load.ends != "rst":
-        changes.append(("connections end by RST", replace(load, ends="rst", timeout=None)))
-    if load.protocol == "tcp" and load.ends == "never":
-        changes.append(("both sides close (FIN)", replace(load, ends="fin", timeout=None)))
+    if load.protocol == "tcp" and load.timeout is None:
+        if load.ends != "rst":
+            changes.append(("connections end by RST", replace(load, ends="rst")))
+        if load.ends == "never":
+            changes.append(("both sides close (FIN)", replace(load, ends="fin")))
     hold = load.topology(1).private_link_services[0].nat.port_hold / _SECOND
     if hold:
         changes.append(("no port hold", replace(load, port_hold=0.0)))
     changes.append(("half the time-out", replace(load, timeout=(load.tail - hold) / 2)))
     changes.append(("one more backend", replace(load, backends=load.backends + 1)))
+    if not _needed(load, target, headroom).enough:
+        carried = 1 + _growth(load, NAT_IPS_PER_SERVICE, target) / 100
+        backends = math.ceil(load.backends * (1 + headroom) / carried)
+        changes.append((f"{backends:,} backends", replace(load, backends=backends)))
     changes.append(("half as many connections, each used twice", replace(load, rate=load.rate / 2, life=load.life * 2)))
     if not load.spill:
         changes.append(("spill", replace(load, spill=True)))
@@ -241,7 +255,8 @@ def _simulate(load: Load, nat_ips: int, seed: int) -> Simulated | None:
                     "port": 443,
                     "hosts": hosts,
                     "arrivals": {"pattern": "poisson", "rate": load.rate},
-                    "life": {"distribution": "exponential", "mean": f"{max(1, round(load.life * 1000))}ms"},
+                    "life": {"distribution": "exponential", "mean": _duration(max(load.life, 0.001))},
+                    "keep_alive": _duration(max(0.011, 0.8 * load.idle)),
                     **({"ends": {load.ends: 1}} if load.protocol == "tcp" else {}),
                 }
             ],
@@ -259,7 +274,7 @@ def _simulate(load: Load, nat_ips: int, seed: int) -> Simulated | None:
             lowest = min(lowest, found["lowest_availability"]["percent"])
     share = failures / max(1, connections)
     if failures == 0:
-        return Simulated(nat_ips, connections, 0, 0.0, 0.0, 3 / max(1, connections), lowest)
+        return Simulated(nat_ips, connections, 0, 0.0, 0.0, min(1.0, 3 / max(1, connections)), lowest)
     # Failures come together, so the spread between seeds is the measure: Student's t, 95 %, 2 degrees of freedom.
     spread = 4.303 * statistics.stdev(shares) / math.sqrt(_SEEDS)
     return Simulated(nat_ips, connections, failures, share, max(0.0, share - spread), min(1.0, share + spread), lowest)

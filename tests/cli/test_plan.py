@@ -36,6 +36,14 @@ def test_the_simulation_of_one_nat_ip_less_fails_as_the_formula_says() -> None:
     assert 40 < result.growth_percent < 66, "1,000 ports carry up to 1,000 erlangs, less the room that chance needs"
 
 
+def test_a_long_connection_that_is_not_silent_keeps_its_port() -> None:
+    result = plan(Load(2, 400, ports=500), 1e-3)
+    fewer, enough = result.simulated
+    assert result.needed.nat_ips == 2
+    assert fewer.share == pytest.approx(erlang_b(930, 500), rel=0.25)
+    assert enough.lowest_availability_percent < 100 * (1 - 0.8 * 930 / 1000), "and takes it in the simulation too"
+
+
 def test_knobs_say_what_a_change_buys() -> None:
     knobs = {knob.change: knob for knob in plan(Load(700, 20, port_hold=15), 1e-6, simulate=False).knobs}
     assert knobs["no port hold"].erlangs == pytest.approx(700 * 85)
@@ -50,6 +58,8 @@ def test_eight_nat_ips_that_cannot_do_it_are_said_so(invoke: Invoke) -> None:
     document = json.loads(invoke("plan", "--rate", 20_000, "--life", 20, "--no-simulation", "--json").stdout)
     assert document["needed"]["nat_ips"] is None
     assert document["growth_percent"] < 0
+    enough = [knob for knob in document["knobs"] if knob["nat_ips"] is not None]
+    assert [knob["change"] for knob in enough] == ["4 backends"]
 
 
 def test_a_plan_tells_all_of_it(invoke: Invoke) -> None:
@@ -63,6 +73,9 @@ def test_a_plan_tells_all_of_it(invoke: Invoke) -> None:
     ("arguments", "complaint"),
     [
         (["--rate", 5, "--target", 1], "--target 1: a share of sessions is above 0 and below 1"),
+        (["--rate", 0], "Invalid value for '--rate'"),
+        (["--rate", 5, "--headroom", "inf"], "Invalid value for '--headroom'"),
+        (["--rate", 5, "--timeout", 1e9], "Invalid value for '--timeout'"),
         (["--rate", 5, "--profile", "cisco"], "--profile cisco: there is no such profile; there are: azure-pls"),
     ],
 )
