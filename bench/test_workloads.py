@@ -45,7 +45,7 @@ def test_every_session_is_visited_when_there_are_packets_enough():
     assert simulator.summary()["sessions"] == {
         "created": 1000,
         "active": 1000,
-        "ended": {"closed": 0, "reset": 0, "idle": 0, "disconnected": 0},
+        "ended": {"closed": 0, "reset": 0, "idle": 0, "disconnected": 0, "moved": 0},
         "resets_sent": 0,
     }
 
