@@ -22,6 +22,7 @@ _COMMANDS = {
     "diff": "Tell what changed between two runs.",
     "report": "Make one offline HTML page of a run.",
     "exhaust": "Run a NAT exhaustion experiment.",
+    "sweep": "Run a grid of NAT exhaustion experiments.",
     "topology": "Check, show and infer topologies.",
     "warmup": "Compile the kernels for this processor, once.",
 }
