@@ -7,8 +7,9 @@ import hashlib
 import importlib.util
 import io
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,25 +127,32 @@ def _compute(
     if members is None and not is_compiled():
         warm_up()  # once, and not in every process
     failed: dict[str, str] = {}
+    queue = deque(missing)
+    futures: dict[Future[dict[str, Any] | None], str] = {}
     given = nullcontext(members) if members is not None else executor(min(job.workers, len(missing)), job.dask)
+    # A process gets a cell when it is free: what lies ready in its queue could not be taken back at an interruption.
+    room = job.workers if members is None and job.dask is None else len(missing)
     with given as crew, interruption() as interrupted:
-        futures = {crew.submit(_cell, job.sweep.scenario, cell): name for name, cell in missing.items()}
-        for done, future in enumerate(as_completed(futures), 1):
+        while futures or (queue and not interrupted):
+            while queue and len(futures) < room and not interrupted:
+                name = queue.popleft()
+                futures[crew.submit(_cell, job.sweep.scenario, missing[name])] = name
+            for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                name = futures.pop(future)
+                if future.cancelled():
+                    continue
+                error = future.exception()
+                if error is None and (found := future.result()) is not None:
+                    _keep(folder / f"{name}.json", missing[name], found)
+                    figures[name] = found
+                elif error is not None and not interrupted:
+                    what = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+                    failed[name] = f"{settings_text(missing[name])}: {what}"
+                if progress is not None:
+                    progress(len(missing) - len(queue) - len(futures), len(missing))
             if interrupted:
-                for other in futures:
-                    other.cancel()
-            name = futures[future]
-            if future.cancelled():
-                continue
-            error = future.exception()
-            if error is None and (found := future.result()) is not None:
-                _keep(folder / f"{name}.json", missing[name], found)
-                figures[name] = found
-            elif error is not None and not interrupted:
-                what = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
-                failed[name] = f"{settings_text(missing[name])}: {what}"
-            if progress is not None:
-                progress(done, len(futures))
+                for future in futures:
+                    future.cancel()
     return [failed[name] for name in missing if name in failed], bool(interrupted)
 
 

@@ -114,6 +114,23 @@ def test_the_hash_is_of_all_that_decides(monkeypatch: pytest.MonkeyPatch) -> Non
     assert cell_hash(scenario()) != one
 
 
+def test_a_capture_counts_by_its_content(tmp_path: Path) -> None:
+    def hash_of(name: str, content: bytes) -> str:
+        (tmp_path / name).write_bytes(content)
+        return cell_hash(scenario(source(arrivals={"pattern": "capture", "file": str(tmp_path / name)})))
+
+    one = hash_of("a.pcap", b"one")
+    assert hash_of("b.pcap", b"one") == one
+    assert hash_of("a.pcap", b"two") != one
+
+
+def test_a_capture_has_no_rate_to_multiply(tmp_path: Path) -> None:
+    (tmp_path / "a.pcap").write_bytes(b"")
+    arrivals = {"pattern": "capture", "file": str(tmp_path / "a.pcap")}
+    with pytest.raises(ValidationError, match="clients begins connections as a capture has them"):
+        Sweep.model_validate({"scenario": scenario(source(arrivals=arrivals)), "grid": {"load": [2]}})
+
+
 class Here(Executor):
     """Does everything at once, in this thread."""
 
