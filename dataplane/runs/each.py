@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from dataplane.capture import CaptureError
 from dataplane.kernel import is_compiled
+from dataplane.runs.executor import executor
 from dataplane.runs.folder import RunError
 from dataplane.runs.replay import Replay, interruption
 from dataplane.runs.replay import replay as replay_one
@@ -50,8 +49,8 @@ def replay_each(job: Replay) -> Iterator[Finished]:
     ]
     if not is_compiled():
         warm_up()  # once, and not in every process
-    with _executor(job) as executor, interruption() as interrupted:
-        futures = {executor.submit(_replay, number, one): number for number, one in enumerate(jobs)}
+    with executor(job.workers or 1, job.dask) as members, interruption() as interrupted:
+        futures = {members.submit(_replay, number, one): number for number, one in enumerate(jobs)}
         for future in as_completed(futures):
             if interrupted:
                 for other in futures:
@@ -81,22 +80,6 @@ def _folders(job: Replay) -> list[Path | None]:
             raise RunError(f"--each: {folders[folder]} and {capture} would both be written to {folder}; rename one")
         folders[folder] = capture
     return list(folders)
-
-
-@contextmanager
-def _executor(job: Replay) -> Iterator[Executor]:
-    if job.dask is None:
-        with ProcessPoolExecutor(job.workers or 1, get_context("spawn")) as executor:
-            yield executor
-        return
-    from dataplane.shards.remote import connect
-
-    try:
-        client = connect(job.dask)
-    except ValueError as error:
-        raise RunError(f"--dask {error}") from error
-    with client, client.get_executor(pure=False) as executor:
-        yield executor
 
 
 def _replay(number: int, job: Replay) -> Finished:

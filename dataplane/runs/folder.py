@@ -193,7 +193,7 @@ def manifest(
 ) -> dict[str, Any]:
     """What `manifest.json` says: how the run came about, when in capture time (ISO 8601) it begins, how it ended."""
     names = ("dataplane", "numpy", "numba")
-    versions = {name: _version(name) for name in names}
+    versions = {name: version_of(name) for name in names}
     return {
         "schema_version": SCHEMA_VERSION,
         "command": list(command),
@@ -215,7 +215,8 @@ def restate(folder: Path, code: int, meaning: str) -> None:
     files.commit()
 
 
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """The version of an installed package."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -35,7 +35,7 @@ SEGMENT = 1460
 MOST_HOSTS = 10_000
 
 
-def _between(low: float, high: float, what: str) -> PlainValidator:
+def between(low: float, high: float, what: str) -> PlainValidator:
     """Reads a number of the file between two bounds."""
 
     def parse(value: object) -> float:
@@ -48,15 +48,16 @@ def _between(low: float, high: float, what: str) -> PlainValidator:
     return PlainValidator(parse)
 
 
-def _number(low: float, high: float) -> WithJsonSchema:
+def number_schema(low: float, high: float) -> WithJsonSchema:
+    """The same bounds for the JSON Schema."""
     return WithJsonSchema({"type": "number", "minimum": low, "maximum": high})
 
 
-Rate = Annotated[float, _between(0, 1e7, "a rate in connections per second"), _number(0, 1e7)]
-Speed = Annotated[float, _between(1e-6, 1e6, "a speed"), _number(1e-6, 1e6)]
-Share = Annotated[float, _between(0, 1e9, "a share"), _number(0, 1e9)]
-Shape = Annotated[float, _between(0.01, 100, "a shape"), _number(0.01, 100)]
-Percent = Annotated[float, _between(0, 100, "a percentage"), _number(0, 100)]
+Rate = Annotated[float, between(0, 1e7, "a rate in connections per second"), number_schema(0, 1e7)]
+Speed = Annotated[float, between(1e-6, 1e6, "a speed"), number_schema(1e-6, 1e6)]
+Share = Annotated[float, between(0, 1e9, "a share"), number_schema(0, 1e9)]
+Shape = Annotated[float, between(0.01, 100, "a shape"), number_schema(0.01, 100)]
+Percent = Annotated[float, between(0, 100, "a percentage"), number_schema(0, 100)]
 
 
 class RateStep(Part):

@@ -34,15 +34,7 @@ def load_scenario(path: str | os.PathLike[str]) -> Scenario:
     wrong: TopologyError | None = None
     try:
         document = read_document(read_text(path, "scenario"), source, _EMPTY)
-        data = document.data
-        for arrivals in _captures(data):
-            arrivals["file"] = str(Path(path).parent.resolve() / arrivals["file"])
-        if isinstance(data, dict) and isinstance(name := data.get("topology"), str):
-            try:
-                data["topology"] = load_topology(Path(path).parent / name)
-            except TopologyError as error:
-                wrong = error
-                del data["topology"]  # what else is wrong can still be said
+        wrong = fetch_files(document.data, Path(path).parent)
         scenario = validated(document, source, Scenario)
     except TopologyError as error:
         problems = [problem for problem in error.problems if wrong is None or problem.path != "topology"]
@@ -50,12 +42,33 @@ def load_scenario(path: str | os.PathLike[str]) -> Scenario:
     return scenario
 
 
+def fetch_files(data: Any, folder: Path) -> TopologyError | None:
+    """Put the topology that a scenario's raw data names in its place, and captures' whole paths; from this folder.
+
+    A topology that cannot be used is returned and left out, so that what else is wrong can still be said.
+    """
+    for arrivals in _captures(data):
+        arrivals["file"] = str(folder.resolve() / arrivals["file"])
+    if isinstance(data, dict) and isinstance(name := data.get("topology"), str):
+        try:
+            data["topology"] = load_topology(folder / name)
+        except TopologyError as error:
+            del data["topology"]
+            return error
+    return None
+
+
 def files_of(path: str | os.PathLike[str]) -> list[Path]:
     """The files that a scenario which can be read is made of: its own and those that it names."""
     data = read_document(read_text(path, "scenario"), os.fspath(path), _EMPTY).data
+    return [Path(path), *named_files(data, Path(path).parent)]
+
+
+def named_files(data: dict[str, Any], folder: Path) -> list[Path]:
+    """The files that the raw data of a scenario in this folder name."""
     named = [data["topology"]] if isinstance(data["topology"], str) else []
     named += [arrivals["file"] for arrivals in _captures(data)]
-    return [Path(path), *(Path(path).parent / name for name in named)]
+    return [folder / name for name in named]
 
 
 def _captures(data: Any) -> list[dict[str, Any]]:
