@@ -83,7 +83,7 @@ def _findings(findings: Findings) -> Section:
         name, used, held, _ = order[0]
         section.charts.append(
             Bars(
-                "port-seconds",
+                "port-seconds-found",
                 "Who used the NAT ports",
                 f"{name} had {100 * (used + held) / total:.1f} % of all port-seconds.",
                 "port-seconds",

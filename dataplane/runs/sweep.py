@@ -9,7 +9,7 @@ import io
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,32 +128,45 @@ def _compute(
         warm_up()  # once, and not in every process
     failed: dict[str, str] = {}
     queue = deque(missing)
-    futures: dict[Future[dict[str, Any] | None], str] = {}
-    given = nullcontext(members) if members is not None else executor(min(job.workers, len(missing)), job.dask)
     # A process gets a cell when it is free: what lies ready in its queue could not be taken back at an interruption.
     room = job.workers if members is None and job.dask is None else len(missing)
-    with given as crew, interruption() as interrupted:
-        while futures or (queue and not interrupted):
-            while queue and len(futures) < room and not interrupted:
-                name = queue.popleft()
-                futures[crew.submit(_cell, job.sweep.scenario, missing[name])] = name
-            for future in wait(futures, return_when=FIRST_COMPLETED).done:
-                name = futures.pop(future)
-                if future.cancelled():
-                    continue
-                error = future.exception()
-                if error is None and (found := future.result()) is not None:
-                    _keep(folder / f"{name}.json", missing[name], found)
-                    figures[name] = found
-                elif error is not None and not interrupted:
-                    what = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
-                    failed[name] = f"{settings_text(missing[name])}: {what}"
-                if progress is not None:
-                    progress(len(missing) - len(queue) - len(futures), len(missing))
-            if interrupted:
-                for future in futures:
-                    future.cancel()
+    with interruption() as interrupted:
+        while queue and not interrupted:  # once, and again where a process was killed and took its fellows with it
+            given = nullcontext(members) if members is not None else executor(min(job.workers, len(queue)), job.dask)
+            futures: dict[Future[dict[str, Any] | None], str] = {}
+            broken = False
+            with given as crew:
+                while futures or (queue and not interrupted and not broken):
+                    while queue and len(futures) < room and not interrupted and not broken:
+                        try:
+                            futures[crew.submit(_cell, job.sweep.scenario, missing[queue[0]])] = queue[0]
+                            queue.popleft()
+                        except BrokenExecutor:
+                            broken = True
+                    for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                        name = futures.pop(future)
+                        if future.cancelled():
+                            continue
+                        error = future.exception()
+                        broken |= isinstance(error, BrokenExecutor)
+                        if error is None and (found := future.result()) is not None:
+                            _keep(folder / f"{name}.json", missing[name], found)
+                            figures[name] = found
+                        elif error is not None and not interrupted:
+                            failed[name] = f"{settings_text(missing[name])}: {_words(error)}"
+                        if progress is not None:
+                            progress(len(missing) - len(queue) - len(futures), len(missing))
+                    if interrupted:
+                        for future in futures:
+                            future.cancel()
     return [failed[name] for name in missing if name in failed], bool(interrupted)
+
+
+def _words(error: BaseException) -> str:
+    """Why a cell failed."""
+    if isinstance(error, BrokenExecutor):
+        return "its process was ended from outside, or that of a cell beside it (is there enough memory?)"
+    return str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
 
 
 def _cell(scenario: Scenario, settings: Settings) -> dict[str, Any] | None:

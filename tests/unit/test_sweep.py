@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor, Future
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +162,26 @@ def test_a_cell_that_fails_is_told_of_and_stops_no_other(tmp_path: Path, monkeyp
     monkeypatch.setattr("dataplane.runs.sweep.exhaust", exhaust)
     again = sweep(SweepJob(plan, tmp_path), Here())
     assert (again.computed, again.kept, again.exit_code) == (1, 2, 0)
+
+
+def test_a_process_that_is_killed_costs_the_cells_at_hand_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crews: list[Executor] = []
+
+    class Dies(Here):
+        """Breaks at its first cell."""
+
+        def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            future.set_exception(BrokenExecutor("killed"))
+            return future
+
+    @contextmanager
+    def crew(workers: int, dask: str | None) -> Iterator[Executor]:
+        crews.append(Here() if crews else Dies())
+        yield crews[-1]
+
+    monkeypatch.setattr("dataplane.runs.sweep.executor", crew)
+    plan = Sweep.model_validate({"scenario": scenario(duration="1s"), "grid": {"seed": [1, 2, 3]}})
+    result = sweep(SweepJob(plan, tmp_path))
+    assert [line.split(",")[0] for line in result.failed] == ["seed 1: its process was ended from outside"]
+    assert (result.computed, len(crews)) == (2, 2)
