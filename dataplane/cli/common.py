@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=Callable[..., Any])
 
 #: Exit codes of the commands.
-CONDITION, USAGE = 1, 2
+CONDITION, USAGE, EXPORT = 1, 2, 4
 
 
 def common_options(command: C) -> C:

@@ -46,7 +46,8 @@ def test_the_page_quotes_what_the_scenario_finds(name: str) -> None:
     page = (GALLERY / "README.md").read_text()
     assert f"<!-- {name} -->\n```\n$ dataplane exhaust {name}.yaml\n{told(name)}```\n" in page
     assert (GALLERY / f"{name}.png").is_file()
-    assert f"![]({name}.png)" in page
+    assert (GALLERY / f"{name}.png").stat().st_size < 60_000
+    assert f"]({name}.png)" in page
 
 
 def test_a_cap_protects_the_quiet_endpoint_and_nothing_else_does() -> None:
@@ -70,3 +71,25 @@ def test_resets_and_exact_allocation_need_no_more_ports() -> None:
     assert "did not run out" in told("reset")
     assert "ran out first" in told("bounded-probing")
     assert "did not run out" in told("exact-allocation")
+
+
+def test_a_slow_leak_is_the_one_that_the_alert_sees_in_time() -> None:
+    assert " s before the first failure" in told("slow-leak")
+    for name in ("syn-flood", "noisy-neighbour", "close"):
+        assert " s AFTER the first failure" in told(name)
+
+
+def test_half_open_sessions_take_the_ports_of_clients_that_get_answers() -> None:
+    assert figure("syn-flood", "web", "failed") > 0
+
+
+def test_a_second_nat_ip_in_time_keeps_ports_from_running_out() -> None:
+    assert "did not run out" in told("adding-a-nat-ip")
+    assert figure("not-adding-a-nat-ip", "web", "failed") > 1000
+
+
+def test_tcp_stays_on_a_backend_that_goes_down_and_udp_moves() -> None:
+    assert "moved" not in told("losing-a-backend")
+    moved = re.search(r"^([\d,]+) sessions ended as moved", told("losing-a-backend-udp"), re.MULTILINE)
+    assert moved, told("losing-a-backend-udp")
+    assert figure("losing-a-backend-udp", "names", "failed") == 0
