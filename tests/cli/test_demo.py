@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
@@ -77,3 +78,12 @@ def test_a_page_that_cannot_be_made_leaves_the_run_and_is_exit_code_4(
     assert "NAT ports ran out first" in result.stdout
     assert "report.html could not be made" in result.stderr
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["exit_state"]["code"] == 4
+
+
+def test_every_chart_of_an_experiments_page_has_a_key_of_its_own(invoke: Invoke, tmp_path: Path) -> None:
+    assert invoke("demo", "--no-open", "-q", "-o", tmp_path / "run").exit_code == 0
+    keys = re.findall(r'"key": ?"([^"]+)"', (tmp_path / "run" / "report.html").read_text())
+    assert len(keys) > 10
+    assert len(set(keys)) == len(keys)
+    assert invoke("report", tmp_path / "run", "--png", tmp_path / "pictures").exit_code == 0
+    assert len(list((tmp_path / "pictures").iterdir())) == len(keys)
