@@ -26,6 +26,7 @@ _COMMANDS = {
     "exhaust": "Run a NAT exhaustion experiment.",
     "plan": "Tell how many NAT IPs a load needs.",
     "demo": "Run a small experiment and open its report.",
+    "flows": "Tell what is in virtual network flow logs.",
     "topology": "Check, show and infer topologies.",
     "warmup": "Compile the kernels for this processor, once.",
 }
