@@ -246,9 +246,7 @@ def _parsed(text: Any, where: str, left_out: dict[str, int]) -> _Tuple | None:
             _number(protocol, 255)
             left_out["other_protocols"] += 1
             return None
-        flow = _Flow(
-            addresses[0], _number(source_port, 65535), addresses[1], _number(port, 65535), PROTOCOLS[protocol]
-        )
+        flow = _Flow(addresses[0], _number(source_port, 65535), addresses[1], _number(port, 65535), PROTOCOLS[protocol])
         # Version 4 writes milliseconds; Microsoft's examples also have seconds.
         moment = _number(time, 10**15)
         time_ns = moment * (_MS if len(time) > 11 else _SECOND)

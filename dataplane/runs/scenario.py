@@ -103,9 +103,9 @@ class Arrivals(Part):
         description="capture: pcap or pcapng, from the scenario file's folder; its new connections count. "
         "flow_log: a virtual network flow log, PT1H.json; its new connections to the endpoint and port count.",
     )
-    copies: Count | None = Field(default=None, description="capture, flow_log: connections for each one there; left out: 1.")
+    copies: Count | None = Field(default=None, description="capture, flow_log: connections per one; left out: 1.")
     speed: Speed | None = Field(default=None, description="capture, flow_log: times as fast as there; left out: 1.")
-    repeat: StrictBool | None = Field(default=None, description="capture, flow_log: begin again at the end; left out: false.")
+    repeat: StrictBool | None = Field(default=None, description="capture, flow_log: again at its end; left out: no.")
     spacing: Literal["even", "poisson"] | None = Field(
         default=None, description="Evenly spaced, or at random; left out: even for constant, else poisson."
     )
