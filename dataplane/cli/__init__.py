@@ -27,6 +27,7 @@ _COMMANDS = {
     "plan": "Tell how many NAT IPs a load needs.",
     "demo": "Run a small experiment and open its report.",
     "sweep": "Run a grid of NAT exhaustion experiments.",
+    "flows": "Tell what is in virtual network flow logs.",
     "topology": "Check, show and infer topologies.",
     "warmup": "Compile the kernels for this processor, once.",
 }

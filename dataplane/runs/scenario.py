@@ -79,11 +79,12 @@ class Arrivals(Part):
         "on_off": (("rate", "on", "off"), ("off_rate",)),
         "daily": (("low", "high"), ("period", "highest_at")),
         "capture": (("file",), ("copies", "speed", "repeat")),
+        "flow_log": (("file",), ("copies", "speed", "repeat")),
     }
 
-    pattern: Literal["constant", "poisson", "ramp", "steps", "on_off", "daily", "capture"] = Field(
+    pattern: Literal["constant", "poisson", "ramp", "steps", "on_off", "daily", "capture", "flow_log"] = Field(
         description="How the rate goes: always the same (evenly spaced, or a Poisson process), from one rate to "
-        "another, in steps, in bursts, up and down like a day, or as in a capture."
+        "another, in steps, in bursts, up and down like a day, or as in a capture or flow log."
     )
     rate: Rate | None = Field(default=None, description="Connections per second; of a ramp at first, of a burst in it.")
     to_rate: Rate | None = Field(default=None, description="ramp: the rate that is reached, and kept.")
@@ -99,11 +100,13 @@ class Arrivals(Part):
         default=None, description="daily: when the rate is highest; left out: after half of it."
     )
     file: Text | None = Field(
-        default=None, description="capture: pcap or pcapng, from the scenario file's folder; its new connections count."
+        default=None,
+        description="capture: pcap or pcapng, from the scenario file's folder; its new connections count. "
+        "flow_log: a virtual network flow log, PT1H.json; its new connections to the endpoint and port count.",
     )
-    copies: Count | None = Field(default=None, description="capture: how many connections begin for each; left out: 1.")
-    speed: Speed | None = Field(default=None, description="capture: how many times as fast time goes; left out: 1.")
-    repeat: StrictBool | None = Field(default=None, description="capture: begin again at its end; left out: false.")
+    copies: Count | None = Field(default=None, description="capture, flow_log: connections per one; left out: 1.")
+    speed: Speed | None = Field(default=None, description="capture, flow_log: times as fast as there; left out: 1.")
+    repeat: StrictBool | None = Field(default=None, description="capture, flow_log: again at its end; left out: no.")
     spacing: Literal["even", "poisson"] | None = Field(
         default=None, description="Evenly spaced, or at random; left out: even for constant, else poisson."
     )
@@ -121,8 +124,8 @@ class Arrivals(Part):
         for key in sorted(every - set(needed + possible)):
             if getattr(self, key) is not None:
                 raise ValueError(f"{key} does not go with pattern {self.pattern}; {words}")
-        if self.pattern == "capture" and self.spacing is not None:
-            raise ValueError("spacing does not go with pattern capture, which says when each connection begins")
+        if self.file is not None and self.spacing is not None:
+            raise ValueError(f"spacing does not go with pattern {self.pattern}, which says when each connection begins")
         if self.stop is not None and self.stop <= self.start:
             raise ValueError("stops before it starts; write a stop later than start")
         if self.steps is not None and any(b.at <= a.at for a, b in zip(self.steps, self.steps[1:], strict=False)):

@@ -30,7 +30,8 @@ def broken_rules(data: object) -> list[Finding]:
         arrivals = source.child("arrivals")
         name = arrivals.field("file")
         if name is not None and not Path(name).is_file():
-            findings.append(Finding(arrivals.at("file"), f"{name}: no such file; name a capture", name))
+            kind = "flow log" if arrivals.field("pattern") == "flow_log" else "capture"
+            findings.append(Finding(arrivals.at("file"), f"{name}: no such file; name a {kind}", name))
     return findings
 
 

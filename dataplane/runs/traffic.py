@@ -7,6 +7,7 @@ arrays and gives them room.
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import IPv4Address
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from dataplane.runs.connections import (
     STEP,
     Traffic,
 )
+from dataplane.runs.flow_logs import arrivals_in_flow_log
 from dataplane.runs.frames import MOST_IN_STEP, STRIDE, emit
 from dataplane.runs.scenario import Arrivals, Scenario, TrafficSource
 from dataplane.runs.scenario_rules import host_addresses
@@ -87,8 +89,9 @@ class Generator:
             )
             row["first_word"] = words
             words += -(-source.hosts * EPHEMERAL_PORTS // 64)
-            if source.arrivals.pattern == "capture":
-                moments, row["period"] = given_moments(source.arrivals, source.protocol)
+            if source.arrivals.file is not None:
+                server = (endpoint.ip, source.port)
+                moments, row["period"] = given_moments(source.arrivals, source.protocol, server)
                 row["first_time"], row["times"] = sum(map(len, times)), len(moments)
                 times.append(moments)
             else:
@@ -209,10 +212,19 @@ def pieces_of(arrivals: Arrivals) -> tuple[list[tuple[int, int, float, float]], 
     return [(0, far, rate, rate)], 0
 
 
-def given_moments(arrivals: Arrivals, protocol: str) -> tuple[NDArray[np.int64], int]:
-    """When a capture's connections begin, as often and as fast as asked for, and after how long they come again."""
+def given_moments(
+    arrivals: Arrivals, protocol: str, server: tuple[IPv4Address, int]
+) -> tuple[NDArray[np.int64], int]:
+    """When a file's connections begin, as often and as fast as asked for, and after how long they come again.
+
+    Of a flow log those to the server (address, port) count, of a capture all.
+    """
     assert arrivals.file is not None
-    times, length = new_connections(arrivals.file, protocol)
+    if arrivals.pattern == "flow_log":
+        begun, length = arrivals_in_flow_log(arrivals.file, protocol, server)
+        times = np.array(begun, np.int64)
+    else:
+        times, length = new_connections(arrivals.file, protocol)
     speed = arrivals.speed or 1.0
     times = np.repeat((times / speed).astype(np.int64), arrivals.copies or 1)
     return times, max(1, round(length / speed)) if arrivals.repeat else 0

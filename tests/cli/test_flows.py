@@ -1,0 +1,113 @@
+"""`dataplane flows`, and a scenario whose connections begin as in a flow log."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from tests.cli.conftest import ENVIRONMENT, ROOT, TOPOLOGY
+
+EXAMPLE = ROOT / "tests" / "data" / "PT1H.json"
+
+Invoke = Callable[..., Result]
+
+
+def test_destinations_are_told_without_a_topology(invoke: Invoke) -> None:
+    told = json.loads(invoke("flows", EXAMPLE, "--json").stdout)
+    assert (told["connections"], told["seconds"], told["nat_ports"]) == (7, 100.0, [])
+    first = told["destinations"][0]
+    assert (first["address"], first["port"], first["clients"], first["connections"]) == ("10.0.1.5", 443, 2, 3)
+    assert first["per_second"] == pytest.approx(0.03)
+    minute = {"minute": "2026-01-01T00:00:00.000Z", "connections": 3, "per_second": 0.05}
+    assert first["busiest_minute"] == minute
+
+
+def test_a_topology_tells_endpoints_and_nat_ports(invoke: Invoke, topology: Path) -> None:
+    told = json.loads(invoke("flows", EXAMPLE, "-t", topology, "--json").stdout)
+    sides = {one["address"]: (one["side"], one["private_endpoint"]) for one in told["destinations"]}
+    assert sides == {
+        "10.0.1.5": ("consumer", "pe-contoso"),
+        "192.168.61.4": ("provider", None),
+        "10.0.9.9": (None, None),
+    }
+    (use,) = told["nat_ports"]
+    assert (use["private_link_service"], use["highest_ports"]) == ("orders", 3)
+    assert use["percent"] == pytest.approx(100 * 3 / 64_512)
+
+
+def test_the_terminal_says_it_in_words(invoke: Invoke, topology: Path) -> None:
+    result = invoke("flows", EXAMPLE, "-t", topology)
+    assert result.exit_code == 0
+    for words in ("7 new connections of 3 clients", "left out: 1 denied, 1 ipv6", "pe-contoso", "orders 192.168.50.4"):
+        assert words in result.stdout
+
+
+def test_a_file_that_is_no_flow_log_is_one_line_and_code_2(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[]")
+    result = invoke("flows", tmp_path / "a.json")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_numba_is_not_loaded() -> None:
+    code = (
+        "import sys; from dataplane.cli import main\n"
+        f"main(['flows', {str(EXAMPLE)!r}], standalone_mode=False)\n"
+        "sys.exit('numba' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+SCENARIO = """\
+topology: topology.yaml
+duration: 30s
+traffic:
+  - name: web
+    endpoint: pe-contoso
+    port: 443
+    arrivals: {pattern: flow_log, file: PT1H.json, copies: 2}
+    ends: {rst: 1}
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    (tmp_path / "topology.yaml").write_text(TOPOLOGY)
+    shutil.copy(EXAMPLE, tmp_path)
+    path = tmp_path / "scenario.yaml"
+    path.write_text(SCENARIO)
+    return path
+
+
+def test_a_scenarios_connections_begin_as_in_a_flow_log(invoke: Invoke, scenario: Path, tmp_path: Path) -> None:
+    result = invoke("exhaust", scenario, "-o", tmp_path / "run", "--sessions", "--json", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["findings"]["traffic"][0]["connections"]["opened"] == 6
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert [Path(one["path"]).name for one in manifest["inputs"]] == ["scenario.yaml", "topology.yaml", "PT1H.json"]
+    again = invoke("exhaust", tmp_path / "run" / "scenario.yaml", "--json", "--quiet")
+    assert again.stdout == result.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("file: PT1H.json", "file: none.json", "no such file; name a flow log"),
+        ("copies: 2", "spacing: even", "spacing does not go with pattern flow_log"),
+        ("copies: 2", "rate: 2", "rate does not go with pattern flow_log"),
+    ],
+)
+def test_keys_of_a_flow_log_are_checked(invoke: Invoke, scenario: Path, old: str, new: str, words: str) -> None:
+    scenario.write_text(SCENARIO.replace(old, new))
+    result = invoke("exhaust", scenario)
+    assert result.exit_code == 2
+    assert words in result.stderr
