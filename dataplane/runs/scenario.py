@@ -18,10 +18,9 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from dataplane.runs.frames import MOST_PACKETS
-from dataplane.topology.check import findings_of
+from dataplane.topology.check import error_with, findings_of
 from dataplane.topology.draft import Finding
 from dataplane.topology.model import Event, Protocol, Topology
 from dataplane.topology.parts import Part
@@ -331,17 +330,7 @@ class Scenario(Part):
             findings = findings_of(error, cls)
         findings += broken_rules(scenario if scenario is not None else data)
         if scenario is None or findings:
-            raise ValidationError.from_exception_data(
-                cls.__name__,
-                [
-                    InitErrorDetails(
-                        type=PydanticCustomError("scenario", "{problem}", {"problem": finding.message}),
-                        loc=finding.path,
-                        input=finding.value,
-                    )
-                    for finding in findings
-                ],
-            )
+            raise error_with(cls.__name__, "scenario", findings)
         return scenario
 
     @cached_property

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from dataplane.runs.scenario import Scenario
 from dataplane.runs.scenario_file import ScenarioError, fetch_files, files_of, load_scenario, named_files
 from dataplane.runs.sweep_settings import Grid, Settings, with_settings
-from dataplane.topology.check import findings_of
+from dataplane.topology.check import error_with, findings_of
 from dataplane.topology.draft import Finding
 from dataplane.topology.draft import Path as Place
 from dataplane.topology.load import TopologyError, read_document, read_text, validated
@@ -45,17 +44,7 @@ class Sweep(Part):
         except ValidationError as error:
             findings = findings_of(error, cls)
         if findings:
-            raise ValidationError.from_exception_data(
-                cls.__name__,
-                [
-                    InitErrorDetails(
-                        type=PydanticCustomError("sweep", "{problem}", {"problem": finding.message}),
-                        loc=finding.path,
-                        input=finding.value,
-                    )
-                    for finding in findings
-                ],
-            )
+            raise error_with(cls.__name__, "sweep", findings)
         return sweep
 
     @cached_property

@@ -6,17 +6,18 @@ whole come from `rules`, `limits` and `unsupported`.
 
 import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from dataplane.topology import limits, rules, unsupported
 from dataplane.topology.draft import Draft, Finding, model_at
 from dataplane.topology.model import Topology
 from dataplane.topology.values import shown
 
-__all__ = ["Finding", "check_whole", "findings_of"]
+__all__ = ["Finding", "check_whole", "error_with", "findings_of"]
 
 
 def check_whole(data: object) -> list[Finding]:
@@ -92,3 +93,18 @@ _MESSAGES: dict[str, Callable[[Any, dict[str, Any]], str]] = {
     "string_too_long": lambda value, context: f"is longer than {context['max_length']} characters",
     "string_pattern_mismatch": _pattern,
 }
+
+
+def error_with(title: str, kind: str, findings: Iterable[Finding]) -> ValidationError:
+    """One error that lists findings; `kind` names what was checked, `title` its class."""
+    return ValidationError.from_exception_data(
+        title,
+        [
+            InitErrorDetails(
+                type=PydanticCustomError(kind, "{problem}", {"problem": finding.message}),
+                loc=finding.path,
+                input=finding.value,
+            )
+            for finding in findings
+        ],
+    )

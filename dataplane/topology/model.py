@@ -9,7 +9,6 @@ import hashlib
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from dataplane.topology.parts import (
     Connection,
@@ -78,17 +77,7 @@ class Topology(Part):
             findings = check.findings_of(error, cls)
         findings += check.check_whole(topology if topology is not None else data)
         if topology is None or findings:
-            raise ValidationError.from_exception_data(
-                cls.__name__,
-                [
-                    InitErrorDetails(
-                        type=PydanticCustomError("topology", "{problem}", {"problem": finding.message}),
-                        loc=finding.path,
-                        input=finding.value,
-                    )
-                    for finding in findings
-                ],
-            )
+            raise check.error_with(cls.__name__, "topology", findings)
         topology._fill_endpoints()
         return topology
 
