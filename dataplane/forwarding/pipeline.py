@@ -11,17 +11,16 @@ import numpy as np
 
 from dataplane.forwarding.admit import admit, foresee, note_new_session
 from dataplane.forwarding.classify import classify, judge, read_transport
+from dataplane.forwarding.clock import is_due, keep_time, start, time_of
 from dataplane.forwarding.count import count_in, count_out
 from dataplane.forwarding.icmp import rewrite_error
 from dataplane.forwarding.translate import rewrite, rewrite_addresses, step_ttl
 from dataplane.kernel import inlined, kernel, load32, prefetch
 from dataplane.nat.fragments import OVERLAP, UNRESOLVED
-from dataplane.nat.life import DONE, DRAIN_LOG, GROW_SESSIONS, open_session, pass_time, reopen, see, set_stop
+from dataplane.nat.life import DONE, DRAIN_LOG, GROW_SESSIONS, open_session, pass_time, reopen, see
 from dataplane.nat.ports import foresee_port, session_at
 from dataplane.nat.sessions import find, has_room, hint_of, is_session
 from dataplane.nat.tcp import HANDSHAKE_REVIVES, is_first_packet
-from dataplane.nat.timers import FOREVER, TICK_BITS
-from dataplane.packets.batch import FIRST_TIME, LAST_TIME, TIME_UNREPRESENTABLE, WAITED
 from dataplane.packets.checksum import reversed_change
 from dataplane.packets.headers import ACK, DESTINATION, PROTOCOL, SOURCE, TCP_ACKNOWLEDGEMENT
 from dataplane.records import (
@@ -47,9 +46,6 @@ _NO_SESSION = int(Verdict.NO_SESSION)
 _UNRESOLVED = int(Verdict.FRAGMENT_UNRESOLVED)
 _OVERLAP = int(Verdict.FRAGMENT_OVERLAP)
 _UNMATCHED = int(Verdict.ICMP_UNMATCHED)
-
-#: A minute in nanoseconds: the grain of the metrics.
-MINUTE = 60_000_000_000
 
 
 @kernel
@@ -136,47 +132,6 @@ def forward(state: Any, frame: Any, data: Any, packet: Any, sides: Any, place: A
 
 
 @inlined
-def is_due(state: Any, now: Any) -> Any:
-    """Whether something may have to happen before a packet at `now`."""
-    clock = state.clock[0]
-    return now >= clock["next_due"] or now >= clock["stop"]
-
-
-@inlined
-def time_of(clock: Any, frame: Any) -> Any:
-    """What the clock will say at a frame."""
-    time = frame["time_ns"]
-    if is_usable(frame) and (time > clock["now"] or clock["started"] == 0):
-        return time
-    return clock["now"]
-
-
-@inlined
-def is_usable(frame: Any) -> Any:
-    """Whether a frame's time is one that a clock can have."""
-    return frame["flags"] & TIME_UNREPRESENTABLE == 0 and FIRST_TIME <= frame["time_ns"] <= LAST_TIME
-
-
-@inlined
-def keep_time(clock: Any, frame: Any, now: Any) -> None:
-    """A frame has been received at `now`: move the clock, and keep what is to be told of the frames' times."""
-    if is_usable(frame):
-        if frame["time_ns"] < now:
-            if frame["flags"] & WAITED == 0:
-                clock["backward_times"] += 1
-        else:
-            jump = now - clock["now"]
-            if jump < 0:
-                jump = np.int64(FOREVER)  # more than 292 years
-            if jump > clock["largest_jump"]:
-                clock["largest_jump"] = jump
-    else:
-        clock["unusable_times"] += 1
-    clock["now"] = now
-    clock["received"] += 1
-
-
-@inlined
 def treat(state: Any, frame: Any, data: Any, packet: Any, sides: Any, turn: Any) -> Any:
     """What becomes of a packet, once time has passed up to it; a status other than DONE before anything is done.
 
@@ -236,20 +191,6 @@ def treat(state: Any, frame: Any, data: Any, packet: Any, sides: Any, turn: Any)
     if len(outcomes):
         _tell(state, frame, packet, (row, verdict, now), outcomes[place])
     return DONE
-
-
-@kernel
-def start(state: Any, now: Any) -> None:
-    """The first packet sets the clock, the wheel and the minute."""
-    clock = state.clock[0]
-    clock["started"] = 1
-    clock["now"] = now
-    clock["origin"] = now
-    clock["tick"] = now >> TICK_BITS
-    clock["minute_end"] = (now // MINUTE + 1) * MINUTE
-    set_stop(state)
-    for nat_ip in range(len(state.nat_ips)):
-        state.nat_ips[nat_ip]["since"] = now
 
 
 @kernel

@@ -11,7 +11,8 @@ import numpy as np
 
 from dataplane.forwarding.balance import choose_backend, flow_hash
 from dataplane.forwarding.classify import classify
-from dataplane.forwarding.pipeline import is_due, keep_time, look_far, time_of, treat
+from dataplane.forwarding.clock import is_due, keep_time, time_of
+from dataplane.forwarding.pipeline import look_far, treat
 from dataplane.kernel import inlined, kernel
 from dataplane.nat.life import DONE, pass_time
 from dataplane.records import EITHER, FIRST_FRAGMENT, ICMP_ERROR, LATER_FRAGMENT, PLAIN, TO_CONSUMER

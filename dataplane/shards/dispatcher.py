@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataplane.forwarding.clock import start, time_of
 from dataplane.forwarding.events import take_place
-from dataplane.forwarding.pipeline import start, time_of
 from dataplane.forwarding.share import ASK_ALL, follow_datagrams, owner_of, sort_out, take_turns
 from dataplane.forwarding.tables import build_state, events_of
 from dataplane.memory import apart

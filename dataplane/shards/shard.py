@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataplane.forwarding.classify import classify
+from dataplane.forwarding.clock import start
 from dataplane.forwarding.events import take_place
-from dataplane.forwarding.pipeline import run, start, tell_direction
+from dataplane.forwarding.pipeline import run, tell_direction
 from dataplane.forwarding.share import run_share
 from dataplane.forwarding.tables import build_state, events_of
 from dataplane.memory import apart

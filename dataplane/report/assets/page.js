@@ -10,7 +10,7 @@
   const PAPER_WIDTH = 660;
   const DAY = 86400000;
   const TIMES = {
-    year: "{yyyy}", month: "{d} {MMM} {yyyy}", day: "{d} {MMM}", hour: "{HH}:{mm}", minute: "{HH}:{mm}",
+    year: "{d} {MMM} {yyyy}", month: "{d} {MMM} {yyyy}", day: "{d} {MMM}", hour: "{HH}:{mm}", minute: "{HH}:{mm}",
     second: "{HH}:{mm}:{ss}", millisecond: "{HH}:{mm}:{ss}.{SSS}", none: "{HH}:{mm}:{ss}.{SSS}",
   };
   const SLIDER_FROM = 12; // intervals that are seen well without zooming in
