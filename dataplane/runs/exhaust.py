@@ -138,7 +138,7 @@ def _run(job: Exhaust, folder: RunFolder, progress: Progress | None) -> Exhauste
     names = [(source.name, source.endpoint) for source in scenario.traffic]
     traffic = traffic_counts(names, generator.sources, before)
     summary["findings"] = watch.findings(simulator, summary, traffic, scenario.alert, now)
-    result = Exhausted(summary, topology, _notes(scenario, traffic), held, bool(interrupted))
+    result = Exhausted(summary, topology, generator.notes + _notes(scenario, traffic), held, bool(interrupted))
     if sessions is not None:
         sessions.write(simulator.live_sessions(), ended=False)
     if keep:

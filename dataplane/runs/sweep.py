@@ -119,10 +119,17 @@ def cell_hash(scenario: Scenario) -> str:
     document = scenario.model_dump(mode="json")
     for source in document["traffic"]:
         arrivals = source["arrivals"]
-        if arrivals["file"] is not None:  # what is in the capture counts, not where it lies
-            arrivals["file"] = hashlib.sha256(Path(arrivals["file"]).read_bytes()).hexdigest()
+        # What is in captures and flow logs counts, not where they lie.
+        if arrivals["file"] is not None:
+            arrivals["file"] = _digest(arrivals["file"])
+        if arrivals["files"] is not None:
+            arrivals["files"] = [_digest(path) for path in arrivals["files"]]
     text = json.dumps([version_of("dataplane"), document], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _compute(
