@@ -72,7 +72,6 @@ PACKET = np.dtype(
         ("hint", np.int32),  # a session that may be the one, found ahead of time
         ("service", np.int32),
         ("pool", np.int32),  # from the provider: the pool that it names; of a new session: that it may get; or -1
-        ("backend", np.int32),  # from a consumer: the place of the backend of a new session, -1 if not known
         ("bytes", np.uint32),  # what the packet counts as
         ("verdict", np.uint8),
         ("direction", np.uint8),

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from dataplane.forwarding.balance import choose_backend, choose_nat_ip, flow_hash
+from dataplane.forwarding.balance import choose_backend, choose_nat_ip, flow_hash, is_by_content
 from dataplane.forwarding.classify import pool_number, slot_of_protocol
-from dataplane.forwarding.tables import find_rule
+from dataplane.forwarding.tables import ROUND_ROBIN, find_rule
 from dataplane.kernel import inlined, kernel
 from dataplane.nat.ports import CAPPED, GIVES, NOT_FOUND, foresee_entry, look_for_port
 from dataplane.nat.tcp import is_first_packet
@@ -60,13 +60,10 @@ def admit(state: Any, packet: Any, arrival: Any, leaving: Any) -> Any:
     if service["healthy"] == 0:
         return _NO_BACKEND, _NO_GRANT
 
-    hashed = flow_hash(flow, endpoint["key"], protocol, service["distribution"])
-    backend = np.int64(packet["backend"])
-    if backend < 0:
-        backend = choose_backend(state, service, hashed)
     slot = slot_of_protocol(service, protocol)
-    first_choice = choose_nat_ip(state, packet, hashed, slot, backend, leaving)
-    pool = pool_number(service, first_choice, slot, backend)
+    pool = np.int64(packet["pool"])  # of `foresee`
+    if pool < 0 or not is_by_content(service["selection"]):
+        pool = _choose_pool(state, packet, slot, leaving)
     if service["sessions_per_backend"] > 0:
         host = state.pools[pool]["host"]
         live = state.host_sessions[host]
@@ -81,10 +78,11 @@ def admit(state: Any, packet: Any, arrival: Any, leaving: Any) -> Any:
     capped = found == CAPPED
     not_found = found == NOT_FOUND
     if service["spill"]:
+        backend = (pool - service["first_pool"]) % np.int64(service["backends"])
         for place in range(service["nat_ips"]):
             nat_ip = np.int64(state.nat_ip_order[service["first_nat_ip"] + place])
-            if nat_ip != first_choice:
-                other = pool_number(service, nat_ip, slot, backend)
+            other = pool_number(service, nat_ip, slot, backend)
+            if other != pool:
                 found, offset = look_for_port(state, packet, other, backend_port, leaving)
                 if found == GIVES:
                     return np.int64(0), (other, offset, backend_port, timeouts)
@@ -108,25 +106,28 @@ def admit(state: Any, packet: Any, arrival: Any, leaving: Any) -> Any:
 
 @kernel
 def foresee(state: Any, packet: Any) -> Any:
-    """Choose the backend of a packet that will probably open a session, and ask for the port that it may get.
+    """Choose the pool of a packet that will probably open a session, and ask for the port that it may get.
 
-    The backend is a matter of content only, so it can be chosen ahead of its turn. All else is a guess that costs
-    nothing when it is wrong. Returns the entry of the free list that was asked for, or -1.
+    Where the choice is a matter of content only, it holds; else it is a guess that costs nothing when it is wrong.
+    Returns the entry of the free list that was asked for, or -1.
     """
     service = state.services[packet["service"]]
     slot = slot_of_protocol(service, np.int64(packet["protocol"]))
     if slot < 0 or service["healthy"] == 0:
         return np.int64(-1)
-    key = state.endpoints[packet["endpoint"]]["key"]
-    hashed = flow_hash(packet["flow"], key, np.int64(packet["protocol"]), service["distribution"])
-    backend = np.int64(packet["backend"])
-    if backend < 0:
-        backend = choose_backend(state, service, hashed)
-        packet["backend"] = backend
-    nat_ip = choose_nat_ip(state, packet, hashed, slot, backend, np.int64(-1))
-    pool = pool_number(service, nat_ip, slot, backend)
+    pool = _choose_pool(state, packet, slot, np.int64(-1))
     packet["pool"] = pool
     return foresee_entry(state, pool)
+
+
+@inlined
+def _choose_pool(state: Any, packet: Any, slot: Any, leaving: Any) -> Any:
+    """The pool that a new session tries first, of the `slot`th protocol; `leaving` as in `admit`."""
+    service = state.services[packet["service"]]
+    key = state.endpoints[packet["endpoint"]]["key"]
+    hashed = flow_hash(packet["flow"], key, np.int64(packet["protocol"]), service["distribution"])
+    backend = choose_backend(state, service, hashed)
+    return pool_number(service, choose_nat_ip(state, packet, hashed, slot, backend, leaving), slot, backend)
 
 
 @kernel
@@ -142,5 +143,6 @@ def reaches(prefixes: Any, point: Any, source: Any) -> Any:
 def note_new_session(state: Any, packet: Any, pool: Any) -> None:
     """Move the cursor of the backend that got the session."""
     service = state.services[packet["service"]]
-    backend = (pool - service["first_pool"]) % np.int64(service["backends"])
-    state.cursors[service["first_backend"] + backend] += 1
+    if service["selection"] == ROUND_ROBIN:
+        backend = (pool - service["first_pool"]) % np.int64(service["backends"])
+        state.cursors[service["first_backend"] + backend] += 1

@@ -57,3 +57,9 @@ def choose_nat_ip(state: Any, packet: Any, hashed: Any, slot: Any, backend: Any,
             at += 1
         at = np.int64(0)
     return np.int64(state.nat_ip_order[first + at])
+
+
+@inlined
+def is_by_content(selection: Any) -> Any:
+    """Whether the NAT IP that a session tries first depends on its packet only, and not on what came before."""
+    return selection == BY_HASH or selection == PAIRED

@@ -74,7 +74,6 @@ def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
     packet["source_endpoint"] = -1
     packet["hint"] = -1
     packet["pool"] = -1
-    packet["backend"] = -1
     packet["direction"] = NO_DIRECTION
     packet["kind"] = PLAIN
     packet["fault"] = _FORWARDED
