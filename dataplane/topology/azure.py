@@ -107,14 +107,11 @@ class _Import:
         network = self._networks.holding(service, subnet_id)
         name = self._names.claim("private_link_services", service.name, service.place)
         self._services[service.id.lower()] = name
-        if network is None:
-            return None
         balancer = load_balancer(self.estate, service, subnet_id)
-        result: dict[str, Any] = {
-            "name": name,
-            "virtual_network": network,
-            "nat_ips": self._nat_ips(service, configurations),
-        }
+        nat_ips = self._nat_ips(service, configurations)
+        if network is None or balancer is None:
+            return None  # which has been refused
+        result: dict[str, Any] = {"name": name, "virtual_network": network, "nat_ips": nat_ips}
         if service.flag("enableProxyProtocol"):
             result["enable_proxy_protocol"] = True
         for key, azure in (("visibility", "visibility"), ("auto_approval", "autoApproval")):
@@ -122,8 +119,6 @@ class _Import:
             subscriptions = list(dict.fromkeys(part.texts("subscriptions"))) if part else []
             if subscriptions:
                 result[key] = subscriptions
-        if balancer is None:
-            return None
         result["load_balancer"] = balancer[0]
         if balancer[1]:
             result["nat"] = {"idle_reset": True}
@@ -242,12 +237,13 @@ class _Import:
         return self.estate.chosen_address(endpoint.place, what, subnet_id)
 
     def _connection(self, endpoint: Resource, connection: Part, manual: bool) -> dict[str, Any]:
-        """State and link id: as the service says, else as the endpoint does."""
+        """State and link id: as the service says, else as the endpoint does. Azure begins a manual one as pending."""
+        result = ({"connection": "pending"} if manual else {}) | self._state(endpoint.title, connection)
         service = self.estate.find(connection.text("privateLinkServiceId") or "")
         for told in service.parts("privateEndpointConnections") if service else ():
             if self.estate.find(told.reference("privateEndpoint") or "") is endpoint:
-                return self._state(endpoint.title, told)
-        return self._state(endpoint.title, connection) or ({"connection": "pending"} if manual else {})
+                result |= self._state(endpoint.title, told)
+        return result
 
     def _state(self, title: str, connection: Part) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -288,7 +284,7 @@ class _Import:
         """Take out what the simulator does not do yet, with what depends on it."""
         messages: dict[str, list[str]] = {}
         gone: list[tuple[str, Any]] = []
-        for finding in unsupported.not_yet_supported(Draft(Topology, document)):
+        for finding in list(unsupported.not_yet_supported(Draft(Topology, document))):
             kind, *rest = finding.path
             if not rest:
                 continue  # a whole list; the endpoints that need it are findings of their own

@@ -1,5 +1,6 @@
 """The load balancer of a private link service, from Azure's."""
 
+import re
 from typing import Any
 
 from dataplane.topology.azure_resources import Estate, Part, Resource, addresses_of, is_ipv6, parent_of
@@ -40,8 +41,8 @@ def load_balancer(estate: Estate, service: Resource, subnet_id: str | None) -> t
     if not_modelled:
         estate.note(balancer.place, f"of {balancer.title} these are not modelled: {', '.join(not_modelled)}")
     if any((rule.text("protocol") or "").lower() == "tcp" for rule in rules):
-        what = f"idleTimeoutInMinutes of {balancer.title} is its own, not Private Link's, and becomes idle_timeout of rules"
-        estate.note(balancer.place, f"{what}; that the shorter of the two counts is unconfirmed")
+        what = f"idleTimeoutInMinutes of {balancer.title} becomes idle_timeout of its rules; Private Link's own stays"
+        estate.note(balancer.place, f"{what} (that the shorter of the two counts is unconfirmed)")
     document = {
         "frontend_ip": address,
         "distribution": _distribution(estate, balancer, rules),
@@ -138,37 +139,34 @@ def _distribution(estate: Estate, balancer: Resource, rules: list[Part]) -> str:
 def _backends(estate: Estate, balancer: Resource, rule: Part, subnet_id: str | None) -> list[str]:
     """The addresses of a rule's backend pool; one that no file has is chosen, so that their number is right."""
     pools = {(part.text("name") or "").lower(): part for part in balancer.parts("backendAddressPools")}
-    names = _pool_of(rule)
-    result: list[str] = []
-    seen: set[str] = set()
-    for name in names:
+    result: list[str | None] = []
+    for name in _pool_of(rule):
         if name not in pools:
-            estate.note(rule.place, f"{balancer.title} has no backend pool {name}, which its rule names")
+            estate.note(rule.place, f"{balancer.title} has no backend pool {name}, which its rule names; left out")
             continue
         pool = pools[name]
-        references = [part.text("id") for part in pool.parts("backendIPConfigurations")]
+        listed: list[str | None] = []
+        down: set[str | None] = set()
         for part in pool.parts("loadBalancerBackendAddresses"):
-            reference = part.reference("networkInterfaceIPConfiguration")
+            backend = part.reference("networkInterfaceIPConfiguration") or part.text("ipAddress")
             if (part.text("adminState") or "").lower() == "down":
-                what = f"backend {part.text('name')} of {balancer.title} is administratively down; left out"
-                estate.note(part.place, what)
-                seen.add((reference or "").lower())
-            elif reference is not None:
-                references.append(reference)
-            elif (address := part.text("ipAddress")) is not None and ":" not in address:
+                what = f"backend {part.text('name')} of {balancer.title} is administratively down"
+                estate.note(part.place, f"{what}; left out")
+                down |= {(backend or "").lower(), part.text("ipAddress")}
+            else:
+                listed.append(backend)
+        listed += [part.text("id") for part in pool.parts("backendIPConfigurations")]
+        listed += _members(estate, balancer, name)
+        for backend in {one.lower(): one for one in listed if one and one.lower() not in down}.values():
+            is_address = "/" not in backend
+            address = backend if is_address else _address(estate, balancer, pool, backend, subnet_id)
+            if address not in down:
                 result.append(address)
-        references += _members(estate, balancer, name)
-        for reference in references:
-            if reference is None or reference.lower() in seen:
-                continue
-            seen.add(reference.lower())
-            address = _backend(estate, balancer, pool, reference, subnet_id)
-            if address is not None:
-                result.append(address)
-    if not result:
+    addresses = list(dict.fromkeys(address for address in result if address and ":" not in address))
+    if not addresses:
         what = f"the backend pool of {balancer.title} is empty, so no session will find a backend"
         estate.note(balancer.place, f"{what}; add the output of `az network nic list`, or write backend_pool")
-    return list(dict.fromkeys(result))
+    return addresses
 
 
 def _members(estate: Estate, balancer: Resource, pool: str) -> list[str]:
@@ -183,18 +181,16 @@ def _members(estate: Estate, balancer: Resource, pool: str) -> list[str]:
     return result
 
 
-def _backend(estate: Estate, balancer: Resource, pool: Part, reference: str, subnet_id: str | None) -> str | None:
+def _address(estate: Estate, balancer: Resource, pool: Part, reference: str, subnet_id: str | None) -> str | None:
     """The address of a network interface's IP configuration in a pool."""
     interface = estate.find(parent_of(reference))
     if interface is None:
-        listing = "nic list"
-        if "/virtualmachinescalesets/" in reference.lower():
-            scale_set = reference.lower().split("/virtualmachinescalesets/")[1].split("/")[0]
-            listing = f"vmss nic list --vmss-name {scale_set}"
-        listing = f"az {listing}" if listing.startswith("vmss") else f"az network {listing}"
-        name = parent_of(reference).rpartition("/")[2]
-        what = f"the backend pool of {balancer.title} names network interface {name}, which is in none of the files"
-        return estate.chosen_address(pool.place, f"{what}: add the output of `{listing}`; the backend", subnet_id)
+        scale_set = re.search("/virtualMachineScaleSets/([^/]+)/", reference, re.IGNORECASE)
+        listing = f"vmss nic list --vmss-name {scale_set[1]}" if scale_set else "network nic list"
+        add = f"add the output of `az {listing}`"
+        name = reference.rpartition("/providers/")[2].partition("/ipConfigurations/")[0].partition("/")[2]
+        what = f"the backend pool of {balancer.title} names {name}, which is in none of the files"
+        return estate.chosen_address(pool.place, f"{what} ({add}): it", subnet_id)
     for configuration in interface.parts("ipConfigurations"):
         if (configuration.text("name") or "").lower() == _last(reference) and not is_ipv6(configuration):
             address = configuration.text("privateIPAddress")

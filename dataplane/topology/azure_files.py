@@ -24,33 +24,39 @@ _QUOTED_ADDRESS = re.compile(r'"(\d{1,3}(?:\.\d{1,3}){3})"')
 
 
 def read_files(paths: Sequence[str | os.PathLike[str]]) -> Estate:
-    """The resources of all files; what is wrong with a file is a problem of the result."""
+    """The resources of all files. Raises TopologyError with all files that cannot be read."""
     estate = Estate()
+    documents = [(os.fspath(path), _document(Path(path), estate)) for path in paths]
+    if estate.problems:  # nobody can say what is missing while a file is
+        raise TopologyError("", estate.problems)
     children: list[Resource] = []
-    for number, path in enumerate(paths, 1):
-        name = os.fspath(path)
-        try:
-            content = read_bytes(Path(path), "JSON")
-            if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # PowerShell's `az … > file` writes these
-                content = content.decode("utf-16", "replace").encode()
-            text = decoded(content, name, "file of Azure resources is JSON")
-        except TopologyError as error:
-            estate.problems += [problem._replace(path=name) for problem in error.problems]
-            continue
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            what = "is empty" if not text.strip() else f"not JSON: {error.msg}, column {error.colno}"
-            estate.refuse(f"{name}:{error.lineno}", f"{what}; {WHAT}")
-            continue
-        except RecursionError:
-            estate.refuse(name, f"nested too deeply; {WHAT}")
-            continue
-        estate.taken |= set(_addresses(text))
+    for number, (name, data) in enumerate(documents, 1):
         children += _take(Source(name, estate), data, f"template-{number}")
     for child in children:
         _hand_to_parent(estate, child)
     return estate
+
+
+def _document(path: Path, estate: Estate) -> Any:
+    """The JSON of a file; None when there is none, which is refused."""
+    name = os.fspath(path)
+    try:
+        content = read_bytes(path, "JSON")
+        if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # PowerShell's `az … > file` writes these
+            content = content.decode("utf-16", "replace").encode()
+        text = decoded(content, name, "file of Azure resources is JSON")
+        data = json.loads(text)
+    except TopologyError as error:
+        estate.problems += [problem._replace(path=name) for problem in error.problems]
+    except json.JSONDecodeError as error:
+        what = "is empty" if not text.strip() else f"not JSON: {error.msg}, column {error.colno}"
+        estate.refuse(f"{name}:{error.lineno}", f"{what}; {WHAT}")
+    except (RecursionError, ValueError):
+        estate.refuse(name, f"is nested too deeply or has a number that is too long; {WHAT}")
+    else:
+        estate.taken |= set(_addresses(text))
+        return data
+    return None
 
 
 def _take(source: Source, data: Any, prefix: str) -> list[Resource]:

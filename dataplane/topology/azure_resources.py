@@ -213,12 +213,16 @@ class Estate:
 
     def chosen_address(self, place: str, what: str, subnet_id: str | None) -> str | None:
         """An address for what has none in the files, free in a subnet, and said; None when it had to be refused."""
-        address = self._free_address(subnet_id)
-        if address is None:
-            rule = "and no free one can be chosen, as its subnet is in none of the files or full"
-            self.refuse(place, f"{what} has no address, {rule}; add the output of `az network vnet list`")
+        address, name = self._free_address(subnet_id), (subnet_id or "").rpartition("/")[2]
+        if address is None and subnet_id is None:
+            self.refuse(place, f"{what} has no address, nor a subnet to choose one from")
+        elif address is None:
+            network = parent_of(subnet_id or "").rpartition("/")[2]
+            rule = "is full or in none of the files, so what has no address cannot be given one"
+            self.refuse(
+                f"subnet {name} of virtual network {network}", f"{rule}; add the output of `az network vnet list`"
+            )
         else:
-            name = (subnet_id or "").rpartition("/")[2]
             self.note(place, f"{what} has no address; {address}, free in subnet {name}, stands for it")
         return address
 
