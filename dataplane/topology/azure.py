@@ -23,6 +23,7 @@ from dataplane.topology.azure_resources import (
     Part,
     Resource,
     addresses_of,
+    ipv4_addresses,
     is_ipv6,
     kind_of,
 )
@@ -54,7 +55,7 @@ class Imported(NamedTuple):
 def import_azure(paths: Sequence[str | os.PathLike[str]]) -> Imported:
     """Make a topology of files of Azure resources. Raises TopologyError with everything that is in the way."""
     estate = read_files(paths)
-    imported = _Import(estate)
+    imported = Import(estate)
     document = imported.document()
     if not estate.problems:
         imported.leave_out_unsupported(document)
@@ -70,7 +71,7 @@ def import_azure(paths: Sequence[str | os.PathLike[str]]) -> Imported:
     return Imported({key: value for key, value in document.items() if value}, estate.notes)
 
 
-class _Import:
+class Import:
     """One import: networks are taken in as they are needed, names are made unique."""
 
     def __init__(self, estate: Estate) -> None:
@@ -79,6 +80,12 @@ class _Import:
         self._networks = Networks(estate, self._names)
         self._services: dict[str, str] = {}
         self._platforms: dict[tuple[str, str], dict[str, Any]] = {}
+        self._told: dict[str, Part] = {}
+        for service in estate.of_kind(SERVICE):
+            for connection in service.parts("privateEndpointConnections"):
+                endpoint = estate.find(connection.reference("privateEndpoint") or "")
+                if endpoint is not None:
+                    self._told[endpoint.id] = connection
         self._public = itertools.cycle(UNKNOWN_PUBLIC.hosts())
 
     def document(self) -> dict[str, Any]:
@@ -126,11 +133,11 @@ class _Import:
 
     def _nat_ips(self, service: Resource, configurations: list[Part]) -> list[str]:
         """The NAT IPs. Azure does not print dynamic ones with the service, but with its network interface."""
-        given = [one.text("privateIPAddress") for one in configurations]
+        given = [one.address("privateIPAddress") for one in configurations]
         spare = [address for address in self._interface_addresses(service) if address not in given]
         result = []
         for configuration in configurations:
-            address = configuration.text("privateIPAddress")
+            address = configuration.address("privateIPAddress")
             if is_ipv6(configuration):
                 self.estate.note(configuration.place, f"a NAT IP of {service.title} is IPv6, which is not modelled")
                 continue
@@ -221,13 +228,8 @@ class _Import:
     def _endpoint_address(self, endpoint: Resource, subnet_id: str | None) -> str | None:
         found = self._interface_addresses(endpoint)
         for part in endpoint.parts("customDnsConfigs"):
-            found += [address for address in part.texts("ipAddresses") if ":" not in address]
-        found += [
-            address
-            for part in endpoint.parts("ipConfigurations")
-            if (address := part.text("privateIPAddress")) and not is_ipv6(part)
-        ]
-        found = list(dict.fromkeys(found))
+            found += ipv4_addresses(part.texts("ipAddresses"))
+        found = list(dict.fromkeys(found + addresses_of(endpoint)))
         if len(found) > 1:
             what = f"{endpoint.title} has the addresses {', '.join(found)}; the simulator has one per endpoint"
             self.estate.note(endpoint.place, f"{what}, so the first is taken")
@@ -239,11 +241,8 @@ class _Import:
     def _connection(self, endpoint: Resource, connection: Part, manual: bool) -> dict[str, Any]:
         """State and link id: as the service says, else as the endpoint does. Azure begins a manual one as pending."""
         result = ({"connection": "pending"} if manual else {}) | self._state(endpoint.title, connection)
-        service = self.estate.find(connection.text("privateLinkServiceId") or "")
-        for told in service.parts("privateEndpointConnections") if service else ():
-            if self.estate.find(told.reference("privateEndpoint") or "") is endpoint:
-                result |= self._state(endpoint.title, told)
-        return result
+        told = self._told.get(endpoint.id)
+        return result if told is None else result | self._state(endpoint.title, told)
 
     def _state(self, title: str, connection: Part) -> dict[str, Any]:
         result: dict[str, Any] = {}

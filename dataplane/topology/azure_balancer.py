@@ -32,7 +32,7 @@ def load_balancer(estate: Estate, service: Resource, subnet_id: str | None) -> t
         return None
     balancer, frontend, frontend_id = found
     rules = _rules(estate, service, balancer, frontend_id)
-    address = frontend.text("privateIPAddress")
+    address = frontend.address("privateIPAddress")
     if address is None:
         address = estate.chosen_address(frontend.place, "the frontend", frontend.reference("subnet") or subnet_id)
     not_modelled = [words for key, words in _NOT_MODELLED.items() if balancer.parts(key)]
@@ -148,11 +148,11 @@ def _backends(estate: Estate, balancer: Resource, rule: Part, subnet_id: str | N
         listed: list[str | None] = []
         down: set[str | None] = set()
         for part in pool.parts("loadBalancerBackendAddresses"):
-            backend = part.reference("networkInterfaceIPConfiguration") or part.text("ipAddress")
+            backend = part.reference("networkInterfaceIPConfiguration") or part.address("ipAddress")
             if (part.text("adminState") or "").lower() == "down":
                 what = f"backend {part.text('name')} of {balancer.title} is administratively down"
                 estate.note(part.place, f"{what}; left out")
-                down |= {(backend or "").lower(), part.text("ipAddress")}
+                down |= {(backend or "").lower(), part.address("ipAddress")}
             else:
                 listed.append(backend)
         listed += [part.text("id") for part in pool.parts("backendIPConfigurations")]
@@ -162,7 +162,7 @@ def _backends(estate: Estate, balancer: Resource, rule: Part, subnet_id: str | N
             address = backend if is_address else _address(estate, balancer, pool, backend, subnet_id)
             if address not in down:
                 result.append(address)
-    addresses = list(dict.fromkeys(address for address in result if address and ":" not in address))
+    addresses = list(dict.fromkeys(address for address in result if address))
     if not addresses:
         what = f"the backend pool of {balancer.title} is empty, so no session will find a backend"
         estate.note(balancer.place, f"{what}; add the output of `az network nic list`, or write backend_pool")
@@ -193,7 +193,7 @@ def _address(estate: Estate, balancer: Resource, pool: Part, reference: str, sub
         return estate.chosen_address(pool.place, f"{what} ({add}): it", subnet_id)
     for configuration in interface.parts("ipConfigurations"):
         if (configuration.text("name") or "").lower() == _last(reference) and not is_ipv6(configuration):
-            address = configuration.text("privateIPAddress")
+            address = configuration.address("privateIPAddress")
             where = configuration.reference("subnet") or subnet_id
             return address or estate.chosen_address(configuration.place, f"{interface.title}", where)
     addresses = addresses_of(interface)

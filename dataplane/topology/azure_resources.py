@@ -66,6 +66,17 @@ class Part:
         value: int | None = self._typed(key, int, "a whole number")
         return value
 
+    def address(self, key: str) -> str | None:
+        """An IPv4 address, or None, also for one of IPv6."""
+        text = self.text(key)
+        if not text or ":" in text:
+            return None
+        if next(ipv4_addresses([text]), None) is None:
+            path = self._fields[key.lower()][0]
+            self.source.estate.refuse(f"{self.source.name}: {path}", f"{shown(text)} is not an IPv4 address")
+            return None
+        return text
+
     def flag(self, key: str) -> bool:
         """Whether something is true; what is not said is not."""
         return bool(self._typed(key, bool, "true or false"))
@@ -165,13 +176,13 @@ class Estate:
 
     def note(self, place: str, message: str) -> None:
         """Say what could not be known or is left out; once."""
-        line = f"{place}: {message}"
+        line = _printable(f"{place}: {message}")
         if line not in self.notes:
             self.notes.append(line)
 
     def refuse(self, place: str, message: str) -> None:
         """Say why there will be no topology; once."""
-        problem = Problem(None, place, message)
+        problem = Problem(None, _printable(place), _printable(message))
         if problem not in self.problems:
             self.problems.append(problem)
 
@@ -249,10 +260,19 @@ def ipv4_prefixes(texts: Sequence[str | None]) -> Iterator[IPv4Network]:
             continue
 
 
+def ipv4_addresses(texts: Sequence[str]) -> Iterator[str]:
+    """The IPv4 addresses among texts."""
+    for text in texts:
+        try:
+            yield str(IPv4Address(text))
+        except ValueError:
+            continue
+
+
 def addresses_of(part: Part) -> list[str]:
     """The IPv4 addresses of a network interface's configurations, the primary one first."""
     configurations = sorted(part.parts("ipConfigurations"), key=lambda one: not one.flag("primary"))
-    found = [one.text("privateIPAddress") for one in configurations if not is_ipv6(one)]
+    found = [one.address("privateIPAddress") for one in configurations]
     return [address for address in found if address]
 
 
@@ -278,6 +298,11 @@ def kind_of(resource_id: str) -> str:
     namespace, *rest = _tail(resource_id).split("/")
     kind = "/".join((namespace, *rest[::2])) if rest and "/providers/" in resource_id.lower() else ""
     return INTERFACE if kind.endswith("/networkinterfaces") else kind  # a scale set's belong to its machines
+
+
+def _printable(text: str) -> str:
+    """A line without what a terminal would obey: files may hold anything."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def _tail(resource_id: str) -> str:
