@@ -23,6 +23,7 @@ from dataplane.topology.azure_resources import (
     Part,
     Resource,
     addresses_of,
+    few,
     ipv4_addresses,
     is_ipv6,
     kind_of,
@@ -183,7 +184,7 @@ class Import:
         result = {"name": name, "virtual_network": network, "ip": ip, "target": target}
         result |= self._connection(endpoint, connection, bool(manual))
         found = self.estate.subnet(subnet_id or "")
-        rules = security_rules(self.estate, endpoint, found[1], ip, self._networks.reachable(found[0])) if found else []
+        rules = security_rules(self.estate, found[1], ip, self._networks.reachable(found[0])) if found else []
         return result | ({"security_rules": rules} if rules else {})
 
     def _target(self, endpoint: Resource, connection: Part) -> str | None:
@@ -262,20 +263,24 @@ class Import:
 
     def _unknown_endpoints(self, service: Resource) -> Iterator[dict[str, Any]]:
         """Endpoints of others, of which a service's owner sees the connection alone."""
-        target = self._services.get(service.id.lower())
+        target, found = self._services.get(service.id.lower()), []
         for connection in service.parts("privateEndpointConnections"):
             endpoint_id = connection.reference("privateEndpoint")
             if target is None or endpoint_id is None or self.estate.find(endpoint_id) is not None:
                 continue
             wanted = endpoint_id.rpartition("/")[2]
             name = self._names.claim("private_endpoints", wanted, connection.place)
+            found.append(name)
             network = self._networks.unknown(connection, name, endpoint_id)
-            what = f"private endpoint {wanted}, connected to {service.title}, is in none of the files"
-            stands = f"{network}, {UNKNOWN_CONSUMER}, stands for its network"
-            add = "add the output of `az network private-endpoint list` and `vnet list` of its subscription if you can"
-            self.estate.note(connection.place, f"{what}; {stands}; {add}")
             ip = str(UNKNOWN_CONSUMER.network_address + 4)
             yield {"name": name, "virtual_network": network, "ip": ip, "target": target} | self._state(name, connection)
+        if found:
+            what = f"{len(found)} private endpoints of {service.title} are in none of the files: {few(found)}"
+            stands = f"networks of {UNKNOWN_CONSUMER} stand for theirs"
+            add = (
+                "add the output of `az network private-endpoint list` and `vnet list` of their subscriptions if you can"
+            )
+            self.estate.note(service.place, f"{what}; {stands}; {add}")
 
     # -- the whole
 
@@ -298,7 +303,7 @@ class Import:
         targets = {endpoint["target"] for endpoint in document["private_endpoints"]}
         document["platform_services"] = [one for one in document["platform_services"] if one["name"] in targets]
         for message, names in messages.items():
-            self.estate.note(", ".join(names), f"{message.partition('; ')[0]}; left out")
+            self.estate.note(few(names), f"{message.partition('; ')[0]}; left out")
         for platform in document["platform_services"]:
             what = f"its public address cannot be known; {platform['frontend_ip']} stands for it"
             self.estate.note(f"platform service {platform['name']}", what)

@@ -185,8 +185,8 @@ def _address(estate: Estate, balancer: Resource, pool: Part, reference: str, sub
     """The address of a network interface's IP configuration in a pool."""
     interface = estate.find(parent_of(reference))
     if interface is None:
-        scale_set = re.search("/virtualMachineScaleSets/([^/]+)/", reference, re.IGNORECASE)
-        listing = f"vmss nic list --vmss-name {scale_set[1]}" if scale_set else "network nic list"
+        scale_set = re.search("/resourceGroups/([^/]+)/.*/virtualMachineScaleSets/([^/]+)/", reference, re.IGNORECASE)
+        listing = f"vmss nic list -g {scale_set[1]} --vmss-name {scale_set[2]}" if scale_set else "network nic list"
         add = f"add the output of `az {listing}`"
         name = reference.rpartition("/providers/")[2].partition("/ipConfigurations/")[0].partition("/")[2]
         what = f"the backend pool of {balancer.title} names {name}, which is in none of the files"

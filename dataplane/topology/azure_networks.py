@@ -9,6 +9,7 @@ from dataplane.topology.azure_resources import (
     Estate,
     Part,
     Resource,
+    few,
     ipv4_prefixes,
     parent_of,
     subscription_of,
@@ -86,7 +87,7 @@ class Networks:
         left = [one.name for one in self._estate.of_kind(NETWORK) if one.id.lower() not in self._taken]
         if left and self._taken:
             what = "holds no endpoint and no service, and is not peered with a network that holds an endpoint"
-            self._estate.note(f"virtual network {', '.join(left)}", f"{what}; left out")
+            self._estate.note(f"virtual network {few(left)}", f"{what}; left out")
 
     def reachable(self, network: Resource) -> list[str]:
         """What the service tag VirtualNetwork stands for: the network and its peers."""

@@ -300,6 +300,11 @@ def kind_of(resource_id: str) -> str:
     return INTERFACE if kind.endswith("/networkinterfaces") else kind  # a scale set's belong to its machines
 
 
+def few(names: Sequence[str]) -> str:
+    """Names for a line of text: the first five, and how many more."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def _printable(text: str) -> str:
     """A line without what a terminal would obey: files may hold anything."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

@@ -3,7 +3,7 @@
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-from dataplane.topology.azure_resources import Estate, Part, Resource, ipv4_prefixes
+from dataplane.topology.azure_resources import Estate, Part, ipv4_prefixes
 
 _APPLIED = ("enabled", "networksecuritygroupenabled")
 """Values of a subnet's privateEndpointNetworkPolicies under which its group holds for private endpoints."""
@@ -11,10 +11,8 @@ _APPLIED = ("enabled", "networksecuritygroupenabled")
 _VIRTUAL_NETWORK = "virtualnetwork"
 
 
-def security_rules(
-    estate: Estate, endpoint: Resource, subnet: Part, ip: str, reachable: list[str]
-) -> list[dict[str, Any]]:
-    """The inbound rules of the subnet's group for an endpoint at `ip`.
+def security_rules(estate: Estate, subnet: Part, ip: str, reachable: list[str]) -> list[dict[str, Any]]:
+    """The inbound rules of a subnet's group for a private endpoint at `ip`.
 
     `reachable` is what the tag VirtualNetwork stands for. Azure's default rules, which have no priority from 100 to
     4096, are left out.
@@ -25,8 +23,8 @@ def security_rules(
     group = estate.find(group_id)
     if group is None:
         name = group_id.rpartition("/")[2]
-        what = f"the subnet of {endpoint.title} has network security group {name}, which is in none of the files"
-        estate.note(endpoint.place, f"{what}; add the output of `az network nsg list`")
+        what = f"subnet {subnet.text('name')} has network security group {name}, which is in none of the files"
+        estate.note(subnet.place, f"{what}; add the output of `az network nsg list`")
         return []
     result = []
     for rule in group.parts("securityRules"):

@@ -126,6 +126,29 @@ def test_ids_know_no_case(changed: Changed) -> None:
     assert service(changed(private_link_service=shout)) == service(import_azure(CLI))
 
 
+def test_parts_of_resources_may_have_files_of_their_own(changed: Changed, tmp_path: Path) -> None:
+    def without(data: Any, key: str, moved: list[Any]) -> None:
+        for index, part in enumerate(data.pop(key)):
+            moved.append({"id": f"{data['id']}/{key}/{part.get('name', index)}", **part})
+
+    moved: list[Any] = []
+    paths = []
+    for path in CLI:
+        data = json.loads(path.read_text())
+        if path.stem == "virtual-networks":
+            for network in data:
+                without(network, "subnets", moved)
+                without(network, "virtualNetworkPeerings", moved)
+        if path.stem == "private-link-service":
+            without(data, "privateEndpointConnections", moved)
+        paths.append(tmp_path / path.name)
+        paths[-1].write_text(json.dumps(data))
+    parts = tmp_path / "parts.json"
+    parts.write_text(json.dumps(moved))
+    assert import_azure([parts, *paths]).document == import_azure(CLI).document
+    assert said(import_azure([parts, AZURE / "template.json"]), "belongs to contoso", "left out")
+
+
 def test_a_list_of_rest_with_more_pages_says_so(changed: Changed) -> None:
     assert said(changed(load_balancers=lambda data: data.update(nextLink="https://…")), "nextLink", "other pages")
 
@@ -162,7 +185,7 @@ def test_nine_nat_ips_are_refused_with_the_place_in_the_file(changed: Changed) -
 
 def test_a_backend_without_its_network_interface_counts_and_is_asked_for() -> None:
     imported = import_azure(CLI)
-    assert said(imported, "virtualMachineScaleSets/aks", "`az vmss nic list --vmss-name aks`", "10.0.50.5")
+    assert said(imported, "virtualMachineScaleSets/aks", "`az vmss nic list -g orders --vmss-name aks`", "10.0.50.5")
 
 
 def test_a_network_interface_may_say_itself_that_it_is_in_a_pool(changed: Changed) -> None:
