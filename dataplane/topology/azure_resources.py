@@ -209,6 +209,9 @@ class Estate:
                 if subscription_of(resource_id) is None or resource.subscription is None
             ]
             found = same[0] if len(same) == 1 else None
+            if found is not None:
+                what = "is taken by its name alone, as a template does not say its group"
+                self.note(found.place, f"{found.title} {what}; see that it is the right one")
         return found
 
     def subnet(self, subnet_id: str) -> tuple[Resource, Part] | None:

@@ -146,7 +146,9 @@ def test_parts_of_resources_may_have_files_of_their_own(changed: Changed, tmp_pa
     parts = tmp_path / "parts.json"
     parts.write_text(json.dumps(moved))
     assert import_azure([parts, *paths]).document == import_azure(CLI).document
-    assert said(import_azure([parts, AZURE / "template.json"]), "belongs to contoso", "left out")
+    moved[0]["id"] = moved[0]["id"].replace("contoso", "gone")
+    parts.write_text(json.dumps(moved[:1]))
+    assert said(import_azure([parts, *CLI]), "belongs to gone, which is in none of the files", "left out")
 
 
 def test_a_list_of_rest_with_more_pages_says_so(changed: Changed) -> None:
@@ -549,6 +551,22 @@ def test_the_commands_output_completes_a_template(tmp_path: Path) -> None:
     path.write_text(json.dumps([vm1, pe]))
     imported = import_azure([AZURE / "template.json", path])
     assert service(imported)["load_balancer"]["backend_pool"] == ["10.2.1.20", "10.2.1.30"]
+
+
+def test_what_is_matched_by_name_alone_as_a_template_has_no_group_is_said(tmp_path: Path) -> None:
+    template = json.loads((AZURE / "template.json").read_text())
+    lb = template["resources"].pop(3)
+    assert lb["type"] == "Microsoft.Network/loadBalancers"
+    (tmp_path / "template.json").write_text(json.dumps(template))
+    group = "/subscriptions/55555555-5555-5555-5555-555555555555/resourceGroups/shop"
+    text = (AZURE / "load-balancers.json").read_text().replace("10.0.60", "10.2.1")
+    given = json.loads(text)["value"][0]
+    given["id"] = f"{group}/providers/Microsoft.Network/loadBalancers/lb"
+    (tmp_path / "lb.json").write_text(json.dumps(given))
+    imported = import_azure([tmp_path / "template.json", tmp_path / "lb.json"])
+    assert service(imported)["load_balancer"]["frontend_ip"] == "10.2.1.10"
+    assert said(imported, "load balancer lb is taken", "by its name alone")
+    assert not said(import_azure([AZURE / "template.json"]), "by its name alone")
 
 
 def test_a_parameter_without_a_value_is_refused_with_its_remedy(tmp_path: Path) -> None:
