@@ -275,7 +275,7 @@ class Import:
             ip = str(UNKNOWN_CONSUMER.network_address + 4)
             yield {"name": name, "virtual_network": network, "ip": ip, "target": target} | self._state(name, connection)
         if found:
-            what = f"{len(found)} private endpoints of {service.title} are in none of the files: {few(found)}"
+            what = f"these private endpoints of {service.title} are in none of the files: {few(found)}"
             stands = f"networks of {UNKNOWN_CONSUMER} stand for theirs"
             add = (
                 "add the output of `az network private-endpoint list` and `vnet list` of their subscriptions if you can"

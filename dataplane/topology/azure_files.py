@@ -129,8 +129,8 @@ def _in_template(source: Source, path: str, data: Any, parent: tuple[str, str] |
         part = Part(source, here, item)
         if part.get("condition") is False:
             continue
-        if "copy" in item:
-            estate.refuse(f"{source.name}: {here}.copy", "loops are not read; export the group it was deployed to")
+        if part.get("copy") is not None:  # of the resource or of one of its properties
+            estate.refuse(f"{source.name}: {here}", "loops (copy) are not read; export the group it was deployed to")
             continue
         name = part.text("name")
         if name is None:

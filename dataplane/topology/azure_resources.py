@@ -95,11 +95,15 @@ class Part:
     def parts(self, key: str) -> "list[Part]":
         """The objects of a list; empty when there is none."""
         path, _ = self._fields.get(key.lower(), ("", None))
-        return [
-            Part(self.source, f"{path}[{index}]", value)
-            for index, value in enumerate(self._list(key))
-            if isinstance(value, dict)
-        ]
+        result = []
+        for index, item in enumerate(self._list(key)):
+            here = f"{path}[{index}]"
+            value = self._resolved(here, item)
+            if isinstance(value, dict):
+                result.append(Part(self.source, here, value))
+            elif value is not None:
+                self.source.estate.refuse(f"{self.source.name}: {here}", f"is {shown(value)}, but must be an object")
+        return result
 
     def reference(self, key: str) -> str | None:
         """The id of what a key refers to (`{"id": …}`), or None."""

@@ -582,6 +582,29 @@ def test_a_parameter_without_a_value_is_refused_with_its_remedy(tmp_path: Path) 
     assert "az group export" in text
 
 
+@pytest.mark.parametrize("inside", [(), ("properties",)], ids=["a resource", "a property"])
+def test_a_loop_in_a_template_is_refused(inside: tuple[str, ...], tmp_path: Path) -> None:
+    template = json.loads((AZURE / "template.json").read_text())
+    place = template["resources"][3]
+    for key in inside:
+        place = place[key]
+    place["copy"] = [{"name": "loadBalancingRules", "count": 2}]
+    (tmp_path / "template.json").write_text(json.dumps(template))
+    text = refusal(lambda: import_azure([tmp_path / "template.json"]))
+    assert "resources[3]: loops (copy) are not read" in text
+
+
+def test_an_item_of_a_list_that_cannot_be_resolved_is_refused(tmp_path: Path) -> None:
+    template = json.loads((AZURE / "template.json").read_text())
+    template["resources"][2]["properties"]["subnets"] = ["[reference('x').subnet]"]
+    (tmp_path / "template.json").write_text(json.dumps(template))
+    text = refusal(lambda: import_azure([tmp_path / "template.json"]))
+    assert (
+        "resources[2].properties.subnets[0]: [reference('x').subnet]: reference(…) is known only to a deployment"
+        in text
+    )
+
+
 TEMPLATE = Template(
     {
         "parameters": {"name": {"defaultValue": "lb"}, "loop": {"defaultValue": "[parameters('loop')]"}, "none": {}},
