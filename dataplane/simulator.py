@@ -393,6 +393,11 @@ class Simulator:
         """The NAT pools (rows of `dataplane.records.POOL`), in order of service, NAT IP, protocol, backend."""
         return self._core.state.pools
 
+    @property
+    def nat_ips(self) -> NDArray[Any]:
+        """The NAT IPs (rows of `dataplane.records.NAT_IP`) in order of service, each service's that events add last."""
+        return self._core.state.nat_ips
+
     def session_memory(self) -> int:
         """Bytes of the session table that are in use: rows, timers, index (not the NAT pools)."""
         return self._core.session_memory()

@@ -12,12 +12,13 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import signal
 import sys
 from importlib import import_module
 from typing import Any
 
 import click
+
+from dataplane.cli.signals import heed_signals
 
 _COMMANDS = {
     "replay": "Send captures through the Private Link service.",
@@ -55,8 +56,7 @@ class _LazyGroup(click.Group):
             if getattr(sys, name) is None:  # closed by whoever started us
                 setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (for the life of the process)
         try:
-            # A command that is told to end tidies up as one that the user interrupts.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            heed_signals()
             return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)

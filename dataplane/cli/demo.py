@@ -36,8 +36,6 @@ def command(folder: Path, no_open: bool, as_json: bool, quiet: bool, seed: int) 
 
     One consumer opens more and more connections and leaves them open, until another one is refused.
     """
-    if not given("folder") and folder.exists() and not (folder / "manifest.json").is_file():
-        fail(f"{folder}: exists and is no run's folder; name another one with -o RUN")
     with errors_as_lines():
         from dataplane.runs.exhaust import Exhaust, exhaust
         from dataplane.runs.scenario_file import load_scenario

@@ -11,6 +11,7 @@ import numpy as np
 from dataplane.kernel import inlined, kernel
 from dataplane.nat.hashing import GOLDEN, mix
 from dataplane.runs.connections import (
+    AS_RECORDED,
     ENDS_FIN,
     ENDS_NEVER,
     ENDS_RST,
@@ -20,6 +21,7 @@ from dataplane.runs.connections import (
     NEVER,
     OPEN,
 )
+from dataplane.runs.payload import recorded_row
 
 # Which random number of a connection.
 _GAP, _LIFE, _LIFE_TOO, _END, _NUMBERS = (np.uint64(i) for i in range(1, 6))
@@ -49,7 +51,7 @@ def next_arrival(traffic: Any, which: Any) -> None:
     Points are a unit apart (the first at 0), or exponential gaps apart: then arrivals are a Poisson process.
     """
     source = traffic.sources[which]
-    if source["times"] > 0:
+    if source["recorded"] > 0:
         _next_given(traffic, source)
         return
     if source["even"]:
@@ -89,23 +91,25 @@ def next_arrival(traffic: Any, which: Any) -> None:
 
 @inlined
 def _next_given(traffic: Any, source: Any) -> None:
-    """The same for connections that begin at given moments."""
+    """The same for connections that are given."""
     source["next_time"] = NEVER
-    if source["segment"] == source["times"]:
+    if source["segment"] == source["recorded"]:
         if source["period"] == 0:
             return
         source["segment"] = 0
         source["cycle"] += source["period"]
-    time = source["cycle"] + traffic.times[source["first_time"] + source["segment"]]
+    time = source["cycle"] + traffic.recorded[source["first_recorded"] + source["segment"]]["time"]
     source["segment"] += 1
     if time < source["until"]:
         source["next_time"] = time
 
 
 @inlined
-def _life_of(source: Any, number: Any) -> Any:
+def _life_of(traffic: Any, source: Any, number: Any) -> Any:
     """How long a connection lives, nanoseconds."""
     kind = source["life"]
+    if kind == AS_RECORDED:
+        return traffic.recorded[recorded_row(source, number)]["life"]
     scale, shape = source["scale"], source["shape"]
     if kind == FIXED:
         return np.int64(scale)
@@ -135,7 +139,7 @@ def begin_connection(traffic: Any, which: Any) -> Any:
     connection = traffic.connections[row]
     connection["time"] = source["next_time"]
     connection["begin"] = source["next_time"]
-    connection["life"] = _life_of(source, number)
+    connection["life"] = _life_of(traffic, source, number)
     connection["order"] = (np.int64(which) << 48) | number
     numbers = _draw(source["key"], number, _NUMBERS)
     connection["client_next"] = np.int64(numbers & _LOW)

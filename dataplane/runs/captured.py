@@ -1,6 +1,10 @@
-"""When connections begin in a capture: real arrivals for an experiment's traffic."""
+"""The connections of captures: real arrivals for an experiment's traffic."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,27 +17,33 @@ from dataplane.runs.sources import locate, open_source, parse_sources
 from dataplane.simulator import Simulator
 
 
-def new_connections(path: str, protocol: str) -> tuple[NDArray[np.int64], int]:
-    """When connections of a protocol (tcp, udp) begin, in nanoseconds from the capture's first packet, and its length.
+def connections_of_captures(paths: Sequence[str], protocol: str) -> tuple[NDArray[Any], int, int]:
+    """The connections of a protocol (tcp, udp) by their beginning, as sessions (rows of ENDED).
 
-    Every server in the capture is looked at, as `replay` without a topology does; a connection that goes on after an
-    idle time-out begins anew. Raises `CaptureError` and `RunError`, one line.
+    With them come when the first packet of all was and how long it is to the last, nanoseconds. Several captures are
+    merged by time. Every server in them is looked at, as `replay` without a topology does; a connection that goes on
+    after an idle time-out begins anew. Raises `CaptureError` and `RunError`, one line.
     """
-    sources = parse_sources([path], set())
+    sources = parse_sources(list(paths), set())
     topology = infer(sources)
     found = []
-    with open_source(sources[0], digest=False) as reader:
+    with ExitStack() as stack:
+        readers = [stack.enter_context(open_source(source, digest=False)) for source in sources]
         simulator = Simulator(topology, sessions_log=True)
-        for batch in merge([(reader, locate(reader, sources[0], topology))]):
+        placed = [(reader, locate(reader, source, topology)) for reader, source in zip(readers, sources, strict=True)]
+        for batch in merge(placed):
             simulator.feed(simulator.sequence(batch))
             found.append(simulator.take_ended_sessions())
         found.append(simulator.live_sessions())
-        if reader.damage:
-            raise RunError(reader.damage)
+        for reader in readers:
+            if reader.damage:
+                raise RunError(reader.damage)
     rows = np.concatenate(found)
     number = PROTOCOL_TCP if protocol == "tcp" else PROTOCOL_UDP
-    times = np.sort(rows["first_packet"][rows["protocol"] == number])
-    if not len(times):
-        raise RunError(f"{path}: no {protocol} connection begins in it; name a capture in which clients connect")
+    rows = rows[rows["protocol"] == number]
+    if not len(rows):
+        raise RunError(
+            f"{', '.join(paths)}: no {protocol} connection begins in it; name a capture in which clients connect"
+        )
     clock = simulator.clock
-    return times - clock["origin"], clock["now"] - clock["origin"]
+    return rows[np.argsort(rows["first_packet"], kind="stable")], clock["origin"], clock["now"] - clock["origin"]

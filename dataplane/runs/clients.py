@@ -23,6 +23,7 @@ from dataplane.runs.connections import (
     RELEASE,
     RESPONSE,
 )
+from dataplane.runs.payload import response_of
 from dataplane.verdict import Verdict
 
 _FORWARDED = int(Verdict.FORWARDED)
@@ -70,7 +71,7 @@ def give_slot(traffic: Any, source: Any, slot: Any) -> None:
 
 
 @inlined
-def plan(source: Any, connection: Any) -> None:
+def plan(traffic: Any, source: Any, connection: Any) -> None:
     """Say which step comes after the one at hand, if all goes well."""
     step, now = connection["step"], connection["time"]
     soon = now + source["round_trip"]
@@ -78,7 +79,7 @@ def plan(source: Any, connection: Any) -> None:
     following, time = RELEASE, np.int64(NEVER)
     if step == OPEN and tcp:
         following, time = ANSWER, soon
-    elif (step == ANSWER or step == OPEN) and source["response_packets"] > 0 and source["answer"]:
+    elif (step == ANSWER or step == OPEN) and source["answer"] and response_of(traffic, source, connection)[0] > 0:
         following, time = RESPONSE, soon
     elif step == KEEP and source["answer"]:
         following, time = KEEP_REPLY, soon

@@ -38,7 +38,7 @@ RELEASE = 7  # the client's port is free again
 ENDS_FIN, ENDS_RST, ENDS_NEVER = 0, 1, 2
 
 # --- lives ----------------------------------------------------------------------------------------------------------
-FIXED, EXPONENTIAL, LOG_NORMAL, PARETO = 0, 1, 2, 3
+FIXED, EXPONENTIAL, LOG_NORMAL, PARETO, AS_RECORDED = 0, 1, 2, 3, 4
 
 #: One traffic source: its settings, then where it stands, then what it has counted.
 SOURCE = np.dtype(
@@ -55,8 +55,8 @@ SOURCE = np.dtype(
         ("segments", np.int64),
         ("period", np.int64),  # after which the segments come again; 0: never
         ("even", np.int64),  # arrivals are evenly spaced
-        ("first_time", np.int64),  # into Traffic.times
-        ("times", np.int64),  # how many moments are given; 0: the segments say when
+        ("first_recorded", np.int64),  # into Traffic.recorded
+        ("recorded", np.int64),  # how many connections are given; 0: the segments say when
         ("until", np.int64),  # no arrival at or after
         ("round_trip", np.int64),
         ("answer", np.int64),
@@ -68,14 +68,14 @@ SOURCE = np.dtype(
         ("fin", np.float64),  # shares of connections
         ("fin_or_rst", np.float64),
         ("request_packets", np.int64),
-        ("request_bytes", np.int64),
+        ("request_bytes", np.int64),  # -1: each as recorded, and in as few packets as carry it
         ("response_packets", np.int64),
-        ("response_bytes", np.int64),
+        ("response_bytes", np.int64),  # the same
         # where it stands
         ("next_time", np.int64),
         ("number", np.int64),  # of the next connection, from 0
-        ("segment", np.int64),  # or the next of the given moments
-        ("cycle", np.int64),  # when the current round of segments, or of moments, began
+        ("segment", np.int64),  # or the next of the given connections
+        ("cycle", np.int64),  # when the current round of segments, or of given connections, began
         ("passed", np.float64),  # connections expected since the segment began
         ("cursor", np.int64),  # the client tuple to be tried next
         ("busy", np.int64),  # client tuples in use
@@ -120,6 +120,10 @@ STEP = np.dtype([("time", np.int64), ("order", np.int64), ("row", np.int64)])
 #: A stretch of time in which the rate changes evenly, times in nanoseconds, rates per second.
 SEGMENT = np.dtype([("begin", np.int64), ("length", np.int64), ("rate", np.float64), ("last_rate", np.float64)])
 
+#: A connection of a capture or flow log: when it began (nanoseconds from the beginning of a round), how long it lived,
+#: bytes of payload that its client and its server sent.
+RECORDED = np.dtype([("time", np.int64), ("life", np.int64), ("request", np.int64), ("response", np.int64)])
+
 #: The table's and the calendar's state.
 STATUS = np.dtype(
     [
@@ -145,7 +149,7 @@ class Traffic(Bundle):
     status: NDArray[Any]
     sources: NDArray[Any]
     segments: NDArray[Any]
-    times: NDArray[np.int64]  # of captured connections, from the beginning of a round
+    recorded: NDArray[Any]  # rows of RECORDED, in order of time in each source
     hosts: NDArray[np.int64]
     busy: NDArray[np.uint64]
     connections: NDArray[Any]

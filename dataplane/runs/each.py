@@ -11,7 +11,7 @@ from typing import Any
 from dataplane.capture import CaptureError
 from dataplane.kernel import is_compiled
 from dataplane.runs.executor import executor
-from dataplane.runs.folder import RunError
+from dataplane.runs.folder import RunError, check_folder
 from dataplane.runs.replay import Replay, interruption
 from dataplane.runs.replay import replay as replay_one
 from dataplane.runs.warmup import warm_up
@@ -78,6 +78,7 @@ def _folders(job: Replay) -> list[Path | None]:
         folder = job.folder / Path(capture).name.split(".", 1)[0]
         if folder in folders:
             raise RunError(f"--each: {folders[folder]} and {capture} would both be written to {folder}; rename one")
+        check_folder(folder)
         folders[folder] = capture
     return list(folders)
 

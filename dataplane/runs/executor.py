@@ -31,3 +31,5 @@ def executor(workers: int, dask: str | None) -> Iterator[Executor]:
 def _ignore_interrupts() -> None:
     """Ctrl-C reaches every process of the terminal: one without a job goes on waiting, a job has its own way to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # so does the end of the terminal
+        signal.signal(signal.SIGHUP, lambda *_: None)

@@ -17,7 +17,7 @@ from dataplane.metrics.figures import figures
 from dataplane.metrics.series import MetricRow
 from dataplane.packets.batch import PacketBatch
 from dataplane.runs.findings import Moment, Watch, moment, traffic_counts
-from dataplane.runs.folder import RunFolder, keep_inputs, manifest
+from dataplane.runs.folder import RunFolder, check_outputs, manifest
 from dataplane.runs.record import Recorder
 from dataplane.runs.replay import MEANINGS, interruption, minutes_file, send_and_record
 from dataplane.runs.scenario import Scenario
@@ -86,7 +86,7 @@ def exhaust(job: Exhaust, progress: Progress | None = None) -> Exhausted:
 
     An interruption (Ctrl-C) ends the run after the simulated second at hand; what was done until then is kept.
     """
-    keep_inputs(map(str, job.inputs), job.folder)
+    check_outputs(map(str, job.inputs), job.folder)
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder(job.folder))
         return _run(job, folder, progress)
@@ -138,7 +138,7 @@ def _run(job: Exhaust, folder: RunFolder, progress: Progress | None) -> Exhauste
     names = [(source.name, source.endpoint) for source in scenario.traffic]
     traffic = traffic_counts(names, generator.sources, before)
     summary["findings"] = watch.findings(simulator, summary, traffic, scenario.alert, now)
-    result = Exhausted(summary, topology, _notes(scenario, traffic), held, bool(interrupted))
+    result = Exhausted(summary, topology, generator.notes + _notes(scenario, traffic), held, bool(interrupted))
     if sessions is not None:
         sessions.write(simulator.live_sessions(), ended=False)
     if keep:

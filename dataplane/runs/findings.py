@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataplane.forwarding.tables import nat_ips_of
 from dataplane.metrics.series import MetricRow
 from dataplane.runs.scenario import MINUTE, Alert
 from dataplane.runs.traffic import COUNTS
@@ -248,19 +249,22 @@ class Moment:
     sessions: int
     failures: int
     packets: int
-    #: (service, NAT IP, share of free ports from 0 to 1), the NAT IPs in order.
+    #: (service, NAT IP, share of free ports from 0 to 1), the NAT IPs in order: those that new sessions may have now.
     availability: list[tuple[str, str, float]]
 
 
 def moment(topology: Topology, simulator: Simulator, origin_ns: int, duration_ns: int) -> Moment:
     """Where a run is now."""
-    pools = simulator.pools
+    pools, active = simulator.pools, simulator.nat_ips["active"]
     free, capacity, failures = (pools[name].astype(np.int64) for name in ("free", "capacity", "failures"))
     availability = []
-    names = [(service.name, str(ip)) for service in topology.private_link_services for ip in service.nat_ips]
+    names = [
+        (service.name, str(ip)) for service in topology.private_link_services for ip in nat_ips_of(topology, service)
+    ]
     for number, (name, address) in enumerate(names):
-        own = pools["nat_ip"] == number
-        availability.append((name, address, float(free[own].sum() / max(1, capacity[own].sum()))))
+        if active[number]:
+            own = pools["nat_ip"] == number
+            availability.append((name, address, float(free[own].sum() / max(1, capacity[own].sum()))))
     clock = simulator.clock
     return Moment(
         (clock["now"] - origin_ns) / _SECOND,

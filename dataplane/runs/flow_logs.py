@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -51,8 +52,7 @@ class _Tuple(NamedTuple):
     state: str
     flow: _Flow
     direction: str
-    sent: int
-    received: int
+    counts: tuple[int, int, int, int]  # packets and bytes sent, packets and bytes received
 
 
 @dataclass
@@ -64,7 +64,9 @@ class Connection:
     begin_ns: int | None
     seen_ns: int
     life_ns: int | None = None
+    packets_sent: int = 0
     bytes_sent: int = 0
+    packets_received: int = 0
     bytes_received: int = 0
     over: bool = False
 
@@ -98,30 +100,43 @@ def read_flow_logs(paths: Sequence[str | Path]) -> FlowLogs:
     """Read files, also gzip, in any order. Raises RunError that names file, record and value."""
     left_out = {"denied": 0, "ipv6": 0, "other_protocols": 0, "recorded_twice": 0}
     tuples: list[_Tuple] = []
-    for path in paths:
+    for path in {os.path.realpath(path): path for path in paths}.values():  # one that is named twice is read once
         for number, record in enumerate(_records(Path(path)), 1):
             tuples += _tuples(record, f"{path}: record {number}", left_out)
     if not tuples:
         counted = ", ".join(f"{count} {what}" for what, count in left_out.items() if count) or "no flow at all"
-        names = ", ".join(map(str, paths))
-        raise RunError(f"{names}: no allowed IPv4 flow of tcp or udp in it ({counted}); name another hour's file")
+        raise RunError(
+            f"{_named(paths)}: no allowed IPv4 flow of tcp or udp in it ({counted}); name another hour's file"
+        )
     tuples.sort(key=lambda one: one[:2])
     return FlowLogs(_connections(tuples, left_out), tuples[0].time_ns, tuples[-1].time_ns, left_out)
 
 
-def arrivals_in_flow_log(path: str, protocol: str, server: tuple[IPv4Address, int]) -> tuple[list[int], int]:
-    """When connections to a server (address, port) begin, in nanoseconds from the log's first tuple, and its length."""
-    logs = read_flow_logs([path])
+def connections_to(
+    logs: FlowLogs, paths: Sequence[str | Path], protocol: str, server: tuple[IPv4Address, int]
+) -> list[tuple[int, Connection]]:
+    """The new connections to a server (address, port), each with its beginning; there is one at least, or RunError."""
     wanted = (*server, protocol)
-    times = [one.begin_ns - logs.from_ns for one in logs.new if one.flow[2:] == wanted and one.begin_ns is not None]
-    if not times:
+    found = [(one.begin_ns, one) for one in logs.new if one.flow[2:] == wanted and one.begin_ns is not None]
+    if not found:
         there = sorted({f"{one.flow.protocol} {one.flow.destination}:{one.flow.port}" for one in logs.new})
         more = f" and {len(there) - 5} more" if len(there) > 5 else ""
         raise RunError(
-            f"{path}: no {protocol} connection to {server[0]}:{server[1]} begins in it; name a flow log of clients of "
-            f"this private endpoint. There are: {', '.join(there[:5]) or 'none'}{more}"
+            f"{_named(paths)}: no {protocol} connection to {server[0]}:{server[1]} begins in it; name a flow log of "
+            f"clients of this private endpoint. There are: {', '.join(there[:5]) or 'none'}{more}"
         )
-    return times, max(1, logs.to_ns - logs.from_ns)
+    return found
+
+
+def end_of(one: Connection, logs: FlowLogs) -> int:
+    """When a connection was over; one whose end was not logged, five minutes after its last tuple if the logs reach."""
+    return one.seen_ns if one.over else min(one.seen_ns + _REPORTED_EVERY, logs.to_ns)
+
+
+def _named(paths: Sequence[str | Path]) -> str:
+    """Files, in a message: a month has hundreds."""
+    names = ", ".join(map(str, paths[:3]))
+    return names + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
 def nat_port_use(logs: FlowLogs, nat_ips: set[IPv4Address]) -> list[PortUse]:
@@ -137,7 +152,7 @@ def nat_port_use(logs: FlowLogs, nat_ips: set[IPv4Address]) -> list[PortUse]:
         if flow.source not in nat_ips:
             continue
         begin = logs.from_ns if one.begin_ns is None else one.begin_ns
-        end = one.seen_ns if one.over else min(one.seen_ns + _REPORTED_EVERY, logs.to_ns)
+        end = end_of(one, logs)
         pool = (flow.source, flow.protocol, flow.destination)
         port = (*pool, flow.source_port)
         first, last = max(begin // MINUTE, counted.get(port, -1) + 1), end // MINUTE
@@ -231,7 +246,6 @@ def _parsed(text: Any, where: str, left_out: dict[str, int]) -> _Tuple | None:
     if len(fields) < 13:
         raise RunError(f"{where}: flow tuple {text!r:.120} has {len(fields)} fields, but must have 13")
     time, source, destination, source_port, port, protocol, direction, state = fields[:8]
-    sent, received = fields[10], fields[12]
     try:
         if state not in "BCED" or len(state) != 1:
             raise ValueError(f"state {state!r}, which is none of B, C, E, D")
@@ -250,13 +264,13 @@ def _parsed(text: Any, where: str, left_out: dict[str, int]) -> _Tuple | None:
         # Version 4 writes milliseconds; Microsoft's examples also have seconds.
         moment = _number(time, 10**15)
         time_ns = moment * (_MS if len(time) > 11 else _SECOND)
-        counts = (_number(sent or "0", 10**18), _number(received or "0", 10**18))
+        counts = tuple(_number(text or "0", 10**18) for text in fields[9:13])
     except (AddressValueError, ValueError) as error:
         raise RunError(f"{where}: flow tuple {text!r:.120}: {error}") from None
     if state == "D":
         left_out["denied"] += 1
         return None
-    return _Tuple(time_ns, state, flow, direction, *counts)
+    return _Tuple(time_ns, state, flow, direction, counts)  # type: ignore[arg-type]
 
 
 def _number(text: str, most: int) -> int:
@@ -269,24 +283,28 @@ def _connections(tuples: list[_Tuple], left_out: dict[str, int]) -> list[Connect
     """Put tuples in order of time together to connections. Where both hosts are logged, the first one's word counts."""
     result: list[Connection] = []
     last: dict[_Flow, Connection] = {}
-    for time_ns, state, flow, direction, sent, received in tuples:
+    told: dict[_Flow, tuple[Any, ...]] = {}
+    for time_ns, state, flow, direction, counts in tuples:
         one = last.get(flow)
         if one is not None and one.direction != direction and time_ns - one.seen_ns < MINUTE and state == "B":
             left_out["recorded_twice"] += 1
             continue
-        if one is not None and state == "B" and one.begin_ns == time_ns and one.direction == direction:
-            left_out["recorded_twice"] += 1  # the same file, given twice
+        if told.get(flow) == (time_ns, state, direction, counts):
+            left_out["recorded_twice"] += 1  # in a copy of the same file
             continue
         if one is not None and state != "B" and (one.over or one.direction != direction):
-            continue  # the other host's account, or that of a file given twice
+            continue  # the other host's account
         if one is None or state == "B":
             if one is not None and not one.over:
                 one.over, one.seen_ns = True, time_ns  # its end was not logged, but the port is another's now
             one = last[flow] = Connection(flow, direction, time_ns if state == "B" else None, time_ns)
             result.append(one)
+        told[flow] = (time_ns, state, direction, counts)
         one.seen_ns = time_ns
-        one.bytes_sent += sent
-        one.bytes_received += received
+        one.packets_sent += counts[0]
+        one.bytes_sent += counts[1]
+        one.packets_received += counts[2]
+        one.bytes_received += counts[3]
         if state == "E":
             one.over = True
             one.life_ns = None if one.begin_ns is None else time_ns - one.begin_ns

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -39,13 +40,49 @@ class RunError(ValueError):
     """A run cannot begin or go on; the message is one line for the user."""
 
 
-def keep_inputs(inputs: Iterable[str], folder: Path | None, others: Iterable[Path] = ()) -> None:
-    """Refuse outputs that would take the place of an input (a run's folder replaces or removes all of its files)."""
+def check_outputs(inputs: Iterable[str], folder: Path | None, others: Iterable[Path] = ()) -> None:
+    """Refuse a run's folder that is someone else's, and outputs that would take the place of an input.
+
+    A run replaces or removes all of a run's files in its `folder`; `others` are files. Raises `RunError`.
+    """
     outputs = [*others, *(folder / name for name in FILES if folder is not None)]
     places = {os.path.realpath(path) for path in outputs}
     for path in inputs:
         if os.path.realpath(path) in places:
             raise RunError(f"{path}: is an input, and an output would take its place; name another output")
+    if folder is not None:
+        check_folder(folder)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something and is no run's: its files are the user's. Raises `RunError`."""
+    names = names_in(folder)
+    for name in names.intersection(FILES):
+        if (folder / name).is_dir():
+            raise RunError(f"{folder / name}: is a directory, where a run has a file")
+    if names and not _is_manifest(folder / "manifest.json"):
+        raise RunError(f"{folder}: is not empty and no run's folder; name another one, or an empty one")
+
+
+def names_in(folder: Path) -> set[str]:
+    """What a folder holds, if it exists at all, less what a killed run left half written. Raises `RunError`."""
+    try:
+        return {name for name in os.listdir(folder) if not re.fullmatch(r"\..+\.partial", name)}
+    except FileNotFoundError:
+        return set()
+    except NotADirectoryError:
+        raise RunError(f"{folder}: {'is a file' if folder.exists() else 'Not a directory'}; name a folder") from None
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be read: {error.strerror}") from error
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether a run wrote this `manifest.json`: browsers' extensions and others have one, too."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"schema_version", "exit_state"} <= content.keys()
 
 
 class WholeFiles:
@@ -127,15 +164,9 @@ class RunFolder:
         if self.path is not None and not self.path.is_dir():
             try:
                 self.path.mkdir(parents=True)
-            except FileExistsError:
-                raise RunError(f"{self.path}: is a file; a run needs a folder") from None
             except OSError as error:
                 raise RunError(f"{self.path}: cannot be made: {error.strerror}") from error
             self._made = True
-        if self.path is not None:
-            for name in FILES:
-                if (self.path / name).is_dir():
-                    raise RunError(f"{self.path / name}: is a directory, where a run has a file")
         return self
 
     def text(self, name: str) -> TextIO:

@@ -27,6 +27,7 @@ from dataplane.runs.connections import (
     RELEASE,
     RESPONSE,
 )
+from dataplane.runs.payload import request_of, response_of
 
 #: Bytes from one frame to the next: a cache line holds the headers.
 STRIDE = 64
@@ -63,7 +64,7 @@ def emit(traffic: Any, begin: Any, frames: Any, data: Any) -> Any:
         if connection["slot"] < 0:
             source["no_client_port"] += 1
         else:
-            plan(source, connection)
+            plan(traffic, source, connection)
             before = count
             if source["protocol"] == PROTOCOL_TCP:
                 count = _tcp_step(traffic, connection, frames, data, count)
@@ -89,11 +90,11 @@ def _tcp_step(traffic: Any, connection: Any, frames: Any, data: Any, count: Any)
     elif step == ANSWER:
         count = _reply(traffic, connection, (frames, data), count, SYN | ACK, 0)
         count = _segment(traffic, connection, (frames, data), count, ACK, 0)
-        packets, size = source["request_packets"], source["request_bytes"]
+        packets, size = request_of(traffic, source, connection)
         for number in range(packets):
             count = _segment(traffic, connection, (frames, data), count, ACK, _share(size, packets, number))
     elif step == RESPONSE:
-        packets, size = source["response_packets"], source["response_bytes"]
+        packets, size = response_of(traffic, source, connection)
         for number in range(packets):
             count = _reply(traffic, connection, (frames, data), count, ACK, _share(size, packets, number))
     elif step == KEEP:
@@ -121,9 +122,9 @@ def _udp_step(traffic: Any, connection: Any, frames: Any, data: Any, count: Any)
     reply = step == RESPONSE or step == KEEP_REPLY
     packets, size = np.int64(1), np.int64(0)  # keep-alives and the last datagram are empty
     if step == OPEN:
-        packets, size = source["request_packets"], source["request_bytes"]
+        packets, size = request_of(traffic, source, connection)
     elif step == RESPONSE:
-        packets, size = source["response_packets"], source["response_bytes"]
+        packets, size = response_of(traffic, source, connection)
     for number in range(packets):
         count = _datagram(traffic, connection, (frames, data), count, reply, _share(size, packets, number))
     return count

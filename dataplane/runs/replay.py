@@ -22,7 +22,7 @@ from dataplane.metrics.figures import figures
 from dataplane.metrics.series import MetricRow
 from dataplane.packets.batch import PacketBatch
 from dataplane.packets.headers import KNOWN_LINK_TYPES
-from dataplane.runs.folder import RunError, RunFolder, keep_inputs, manifest
+from dataplane.runs.folder import RunError, RunFolder, check_outputs, manifest
 from dataplane.runs.infer import CONSUMER, PROVIDER, infer_topology
 from dataplane.runs.record import BACKBONE, Recorder
 from dataplane.runs.sessions_csv import SessionsFile
@@ -104,7 +104,7 @@ def replay(job: Replay, progress: Progress | None = None) -> Replayed:
     if job.topology is not None:
         networks = {network.name for network in job.topology.virtual_networks}
     sources = parse_sources(job.captures, networks)
-    _keep_inputs(job, sources)
+    _check_outputs(job, sources)
     with ExitStack() as stack:
         sources = stack.enter_context(spooled(sources))
         topology = infer(sources) if job.topology is None else job.topology
@@ -133,12 +133,12 @@ def _crew(job: Replay) -> Crew | None:
     return None if job.workers in (None, 1) else Threads(job.workers)
 
 
-def _keep_inputs(job: Replay, sources: list[Source]) -> None:
-    """Refuse outputs that would take the place of an input (a run's folder replaces or removes all of its files)."""
+def _check_outputs(job: Replay, sources: list[Source]) -> None:
+    """Refuse outputs that would take the place of an input, or of what is no run's."""
     inputs = [source.path for source in sources if source.path != "-"]
     if job.topology_path is not None:
         inputs.append(str(job.topology_path))
-    keep_inputs(inputs, job.folder, job.pcaps.values())
+    check_outputs(inputs, job.folder, job.pcaps.values())
 
 
 def infer(sources: list[Source], damage: list[str] | None = None) -> Topology:
@@ -166,9 +166,7 @@ def _run(
 ) -> Replayed:
     keep = job.folder is not None
     minutes = minutes_file(folder) if keep else None
-    simulator = Simulator(
-        topology, job.seed, sessions_log=keep, on_minute=minutes, workers=crew or 1, rows=1 << 16
-    )
+    simulator = Simulator(topology, job.seed, sessions_log=keep, on_minute=minutes, workers=crew or 1, rows=1 << 16)
     sessions = SessionsFile(folder.binary("sessions.csv"), topology, simulator.pools) if keep else None
     recorder = Recorder(
         topology,
@@ -252,7 +250,10 @@ def send_and_record(
 
 @contextmanager
 def interruption() -> Iterator[list[int]]:
-    """While the body runs, a first Ctrl-C only adds to the list that is given, so that no batch is left half done."""
+    """While the body runs, a first Ctrl-C only adds to the list that is given, so that no batch is left half done.
+
+    So do being told to end (SIGTERM) and a terminal that is closed (SIGHUP, unless it is ignored, as under nohup).
+    """
     signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield signals
@@ -260,15 +261,21 @@ def interruption() -> Iterator[list[int]]:
 
     def note(number: int, _: object) -> None:
         signals.append(number)
-        if len(signals) > 1:
+        if number == signal.SIGHUP:  # shell and kernel may both say so, also when the files are being closed
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        elif len(signals) > 1:
             raise KeyboardInterrupt  # the user does not want to wait
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield signals
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if number not in signals or number != signal.SIGHUP:
+                signal.signal(number, handler)
 
 
 def minutes_file(folder: RunFolder) -> Callable[[list[MetricRow]], None]:

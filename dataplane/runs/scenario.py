@@ -20,18 +20,19 @@ from pydantic import (
 )
 
 from dataplane.runs.frames import MOST_PACKETS
+from dataplane.runs.payload import MOST_PAYLOAD
 from dataplane.topology.check import error_with, findings_of
 from dataplane.topology.draft import Finding
 from dataplane.topology.model import Event, Protocol, Topology
 from dataplane.topology.parts import Part
-from dataplane.topology.values import LOWER_CASE, Count, Duration, Name, Port, PositiveDuration, Prefix, Text, shown
+from dataplane.topology.values import LOWER_CASE, Count, Duration, Name, Port, PositiveDuration, Prefix, shown
 
 MINUTE = 60_000_000_000
 
-#: The most payload of one packet, bytes: what a TCP segment in Ethernet carries.
-SEGMENT = 1460
-
 MOST_HOSTS = 10_000
+
+#: Patterns whose connections are those of files.
+RECORDED = ("capture", "flow_log")
 
 
 def between(low: float, high: float, what: str) -> PlainValidator:
@@ -56,6 +57,7 @@ Rate = Annotated[float, between(0, 1e7, "a rate in connections per second"), num
 Speed = Annotated[float, between(1e-6, 1e6, "a speed"), number_schema(1e-6, 1e6)]
 Share = Annotated[float, between(0, 1e9, "a share"), number_schema(0, 1e9)]
 Shape = Annotated[float, between(0.01, 100, "a shape"), number_schema(0.01, 100)]
+FileName = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Percent = Annotated[float, between(0, 100, "a percentage"), number_schema(0, 100)]
 
 
@@ -77,8 +79,8 @@ class Arrivals(Part):
         "steps": (("steps",), ()),
         "on_off": (("rate", "on", "off"), ("off_rate",)),
         "daily": (("low", "high"), ("period", "highest_at")),
-        "capture": (("file",), ("copies", "speed", "repeat")),
-        "flow_log": (("file",), ("copies", "speed", "repeat")),
+        "capture": ((), ("file", "files", "copies", "speed", "repeat")),
+        "flow_log": ((), ("file", "files", "copies", "speed", "repeat")),
     }
 
     pattern: Literal["constant", "poisson", "ramp", "steps", "on_off", "daily", "capture", "flow_log"] = Field(
@@ -98,10 +100,15 @@ class Arrivals(Part):
     highest_at: Duration | None = Field(
         default=None, description="daily: when the rate is highest; left out: after half of it."
     )
-    file: Text | None = Field(
+    file: FileName | None = Field(
         default=None,
         description="capture: pcap or pcapng, from the scenario file's folder; its new connections count. "
         "flow_log: a virtual network flow log, PT1H.json; its new connections to the endpoint and port count.",
+    )
+    files: tuple[FileName, ...] | None = Field(
+        default=None,
+        description="capture, flow_log: several files in place of file, merged by time; a pattern such as "
+        "logs/**/PT1H.json stands for every file that fits.",
     )
     copies: Count | None = Field(default=None, description="capture, flow_log: connections per one; left out: 1.")
     speed: Speed | None = Field(default=None, description="capture, flow_log: times as fast as there; left out: 1.")
@@ -123,7 +130,9 @@ class Arrivals(Part):
         for key in sorted(every - set(needed + possible)):
             if getattr(self, key) is not None:
                 raise ValueError(f"{key} does not go with pattern {self.pattern}; {words}")
-        if self.file is not None and self.spacing is not None:
+        if self.pattern in RECORDED and (self.file is None) == (not self.files):
+            raise ValueError(f"{'file is missing' if self.file is None else 'has both file and files'}; {words}")
+        if self.pattern in RECORDED and self.spacing is not None:
             raise ValueError(f"spacing does not go with pattern {self.pattern}, which says when each connection begins")
         if self.stop is not None and self.stop <= self.start:
             raise ValueError("stops before it starts; write a stop later than start")
@@ -134,6 +143,11 @@ class Arrivals(Part):
         return self
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """The files whose connections count."""
+        return self.files or (() if self.file is None else (self.file,))
+
+    @property
     def is_even(self) -> bool:
         """Whether connections are evenly spaced rather than at random."""
         return self.spacing == "even" or (self.spacing is None and self.pattern == "constant")
@@ -142,8 +156,8 @@ class Arrivals(Part):
 class Life(Part):
     """How long a connection lives, from its first packet to its last."""
 
-    distribution: Literal["fixed", "exponential", "log_normal", "pareto"] = Field(
-        default="fixed", description="All the same, or at random."
+    distribution: Literal["fixed", "exponential", "log_normal", "pareto", "as_recorded"] = Field(
+        default="fixed", description="All the same, at random, or each as in the capture or flow log."
     )
     value: Duration | None = Field(default=None, description="fixed: the life.")
     mean: PositiveDuration | None = Field(default=None, description="The mean of the distribution.")
@@ -162,9 +176,10 @@ class Life(Part):
             "exponential": [{"mean"}],
             "log_normal": [{"mean", "shape"}, {"median", "shape"}],
             "pareto": [{"mean", "shape"}, {"median", "shape"}],
+            "as_recorded": [set()],
         }
         if given not in choices[self.distribution]:
-            words = " or ".join(" and ".join(sorted(choice)) for choice in choices[self.distribution])
+            words = " or ".join(" and ".join(sorted(choice)) for choice in choices[self.distribution]) or "no key"
             raise ValueError(f"{self.distribution} has {words}; here: {', '.join(sorted(given)) or 'neither'}")
         if self.distribution == "pareto" and self.mean is not None and self.shape is not None and self.shape <= 1:
             raise ValueError(f"a Pareto life of shape {self.shape:g} has no mean; write median, or a shape above 1")
@@ -172,7 +187,9 @@ class Life(Part):
 
     @property
     def scale(self) -> float:
-        """The distribution's scale, nanoseconds: the value, the mean, e^μ, or the least life (pareto)."""
+        """The distribution's scale, nanoseconds: the value, the mean, e^μ, or the least life; 0 if recorded."""
+        if self.distribution == "as_recorded":
+            return 0.0
         if self.distribution == "log_normal":
             assert self.shape is not None
             if self.median is not None:
@@ -190,11 +207,30 @@ class Life(Part):
         return float(life)
 
 
-class Payload(Part):
-    """What is sent one way: so many bytes in so many packets."""
+#: The most payload of a request or a response, bytes.
+MOST_BYTES = MOST_PACKETS * MOST_PAYLOAD
 
-    bytes: Annotated[int, Field(strict=True, ge=0, le=MOST_PACKETS * SEGMENT)] = Field(
-        default=0, description="Bytes of payload in all."
+_BYTES_SCHEMA = WithJsonSchema(
+    {"anyOf": [{"type": "integer", "minimum": 0, "maximum": MOST_BYTES}, {"const": "as_recorded"}]}
+)
+
+
+def _bytes(value: object) -> int | str:
+    if value == "as_recorded":
+        return "as_recorded"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"is {shown(value)}, but must be a whole number of bytes, or as_recorded")
+    if not 0 <= value <= MOST_BYTES:
+        raise ValueError(f"{value} is no number of bytes that fits; write 0 to {MOST_BYTES}")
+    return value
+
+
+class Payload(Part):
+    """What is sent one way: so many bytes in so many packets, or as many as in a capture or flow log."""
+
+    bytes: Annotated[int | Literal["as_recorded"], PlainValidator(_bytes), _BYTES_SCHEMA] = Field(
+        default=0,
+        description="Bytes of payload in all; as_recorded: as in the capture or flow log, header bytes taken off.",
     )
     packets: Annotated[int, Field(strict=True, ge=0, le=MOST_PACKETS)] | None = Field(
         default=None, description="Packets; left out: as few as can carry the bytes."
@@ -202,18 +238,24 @@ class Payload(Part):
 
     @model_validator(mode="after")
     def _packets_carry(self) -> Self:
-        if self.packets is not None and self.bytes > self.packets * SEGMENT:
-            least = math.ceil(self.bytes / SEGMENT)
+        if self.packets is None:
+            return self
+        if self.bytes == "as_recorded":
+            raise ValueError("packets do not go with bytes as_recorded, which as few as can carry; leave the key out")
+        if self.bytes > self.packets * MOST_PAYLOAD:
+            least = math.ceil(self.bytes / MOST_PAYLOAD)
             raise ValueError(
-                f"{self.bytes} bytes do not fit into {self.packets} packets of at most {SEGMENT} bytes; "
+                f"{self.bytes} bytes do not fit into {self.packets} packets of at most {MOST_PAYLOAD} bytes; "
                 f"write at least {least} packets, or leave the key out"
             )
         return self
 
     @property
     def count(self) -> int:
-        """How many packets."""
-        return self.packets if self.packets is not None else math.ceil(self.bytes / SEGMENT)
+        """How many packets; 0 if recorded."""
+        if self.bytes == "as_recorded":
+            return 0
+        return self.packets if self.packets is not None else math.ceil(self.bytes / MOST_PAYLOAD)
 
 
 class Ends(Part):
@@ -275,6 +317,13 @@ class TrafficSource(Part):
     def _fits(self) -> Self:
         if self.keep_alive is not None and self.keep_alive < self.round_trip:
             raise ValueError("keep_alive is shorter than round_trip; write a longer keep_alive")
+        recorded = {"life": self.life.distribution, "request": self.request.bytes, "response": self.response.bytes}
+        for key, value in recorded.items():
+            if value == "as_recorded" and self.arrivals.pattern not in RECORDED:
+                raise ValueError(
+                    f"{key} is as_recorded, but arrivals of pattern {self.arrivals.pattern} are not recorded; "
+                    f"write pattern {' or '.join(RECORDED)}, or another {key}"
+                )
         return self
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,15 @@ def load_scenario(path: str | os.PathLike[str]) -> Scenario:
 
 
 def fetch_files(data: Any, folder: Path) -> TopologyError | None:
-    """Put the topology that a scenario's raw data names in its place, and captures' whole paths; from this folder.
+    """Put the topology that a scenario's raw data names in its place, and recordings' whole paths; from this folder.
 
     A topology that cannot be used is returned and left out, so that what else is wrong can still be said.
     """
-    for arrivals in _captures(data):
-        arrivals["file"] = str(folder.resolve() / arrivals["file"])
+    for arrivals in _arrivals(data):
+        if isinstance(arrivals.get("file"), str):
+            arrivals["file"] = str(folder.resolve() / arrivals["file"])
+        if (found := _found(arrivals, folder.resolve())) is not None:
+            arrivals["files"] = found
     if isinstance(data, dict) and isinstance(name := data.get("topology"), str):
         try:
             data["topology"] = load_topology(folder / name)
@@ -67,16 +71,34 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
 def named_files(data: dict[str, Any], folder: Path) -> list[Path]:
     """The files that the raw data of a scenario in this folder name."""
     named = [data["topology"]] if isinstance(data["topology"], str) else []
-    named += [arrivals["file"] for arrivals in _captures(data)]
+    for arrivals in _arrivals(data):
+        named += [arrivals["file"]] if "file" in arrivals else _found(arrivals, folder) or []
     return [folder / name for name in named]
 
 
-def _captures(data: Any) -> list[dict[str, Any]]:
-    """The `arrivals` of raw data that name a capture."""
+def _found(arrivals: dict[str, Any], folder: Path) -> list[str] | None:
+    """The files that `files` names, each once, those of a pattern in order of name; None if it is no list of texts.
+
+    A name that fits no file stays as it is, so that it can be told.
+    """
+    names = arrivals.get("files")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    found: dict[str, str] = {}
+    for name in names:
+        whole = str(folder / name)
+        # A file whose name looks like a pattern is that file.
+        paths = [whole] if os.path.exists(whole) else sorted(glob.glob(whole, recursive=True))
+        for path in [path for path in paths if os.path.isfile(path)] or [whole]:
+            found.setdefault(os.path.realpath(path), path)
+    return list(found.values())
+
+
+def _arrivals(data: Any) -> list[dict[str, Any]]:
+    """The `arrivals` of raw data."""
     traffic = data.get("traffic") if isinstance(data, dict) else None
     sources = [source for source in traffic if isinstance(source, dict)] if isinstance(traffic, list) else []
-    arrivals = [source.get("arrivals") for source in sources]
-    return [a for a in arrivals if isinstance(a, dict) and isinstance(a.get("file"), str)]
+    return [source["arrivals"] for source in sources if isinstance(source.get("arrivals"), dict)]
 
 
 def dump_scenario(scenario: Scenario, topology: str) -> str:
@@ -100,4 +122,3 @@ def scenario_schema() -> dict[str, Any]:
     reference = {"$ref": topology.pop("$ref")}
     topology["anyOf"] = [{"type": "string"}, reference]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}
-

@@ -28,10 +28,12 @@ def broken_rules(data: object) -> list[Finding]:
             findings += _source(source, topology, used)
     for source in draft.children("traffic"):
         arrivals = source.child("arrivals")
-        name = arrivals.field("file")
-        if name is not None and not Path(name).is_file():
-            kind = "flow log" if arrivals.field("pattern") == "flow_log" else "capture"
-            findings.append(Finding(arrivals.at("file"), f"{name}: no such file; name a {kind}", name))
+        kind = "flow log" if arrivals.field("pattern") == "flow_log" else "capture"
+        for key in ("file", "files"):
+            names = arrivals.field(key) or ()
+            for name in (names,) if isinstance(names, str) else names:
+                if not Path(name).is_file():
+                    findings.append(Finding(arrivals.at(key), f"{name}: no such file; name a {kind}", name))
     return findings
 
 

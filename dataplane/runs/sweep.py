@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
@@ -18,7 +19,7 @@ from typing import Any
 from dataplane.kernel import is_compiled
 from dataplane.runs.executor import executor
 from dataplane.runs.exhaust import Exhaust, exhaust
-from dataplane.runs.folder import RunError, WholeFiles, keep_inputs, to_json, version_of
+from dataplane.runs.folder import RunError, WholeFiles, check_outputs, names_in, to_json, version_of
 from dataplane.runs.replay import interruption
 from dataplane.runs.scenario import Scenario
 from dataplane.runs.sweep_file import Sweep, settings_text
@@ -81,8 +82,9 @@ def sweep(job: SweepJob, members: Executor | None = None, progress: Progress | N
         raise RunError("--parquet needs pyarrow, which is not installed: pip install 'dataplane[parquet]'")
     cells = list(job.sweep.cells())
     tables = [job.folder / "results.csv", *([job.folder / "results.parquet"] if job.parquet else [])]
-    keep_inputs(map(str, job.inputs), None, tables)
+    check_outputs(map(str, job.inputs), None, tables)
     folder = job.folder / "cells"
+    _check_folder(job.folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -102,15 +104,32 @@ def sweep(job: SweepJob, members: Executor | None = None, progress: Progress | N
     return Swept(rows, computed, kept, failed, interrupted)
 
 
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something and is no sweep's, as a run does. Raises `RunError`."""
+    names = names_in(folder)
+    if not names:
+        return
+    cells = names_in(folder / "cells") if (folder / "cells").is_dir() else {"none"}
+    if not all(re.fullmatch(r"[0-9a-f]{32}\.json", name) for name in cells):
+        raise RunError(f"{folder}: is not empty and no sweep's folder; name another one, or an empty one")
+
+
 def cell_hash(scenario: Scenario) -> str:
     """What a cell's file is called: a digest of all that decides its figures."""
     document = scenario.model_dump(mode="json")
     for source in document["traffic"]:
         arrivals = source["arrivals"]
-        if arrivals["file"] is not None:  # what is in the capture counts, not where it lies
-            arrivals["file"] = hashlib.sha256(Path(arrivals["file"]).read_bytes()).hexdigest()
+        # What is in captures and flow logs counts, not where they lie.
+        if arrivals["file"] is not None:
+            arrivals["file"] = _digest(arrivals["file"])
+        if arrivals["files"] is not None:
+            arrivals["files"] = [_digest(path) for path in arrivals["files"]]
     text = json.dumps([version_of("dataplane"), document], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _compute(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
-from dataplane.runs.scenario import Scenario, between, number_schema
+from dataplane.runs.scenario import RECORDED, Scenario, between, number_schema
 from dataplane.topology.model import Topology
 from dataplane.topology.parts import PROBING, NatPolicy, Part, Timeouts
 
@@ -108,7 +108,8 @@ def _counted_on(addresses: list[str], count: int) -> list[str]:
 def _load(traffic: list[dict[str, Any]], factor: float) -> None:
     for source in traffic:
         arrivals = source["arrivals"]
-        if arrivals["pattern"] == "capture":
-            raise ValueError(f"{source['name']} begins connections as a capture has them, and has no rate to multiply")
+        if arrivals["pattern"] in RECORDED:
+            what = "flow log" if arrivals["pattern"] == "flow_log" else "capture"
+            raise ValueError(f"{source['name']} begins connections as a {what} has them, and has no rate to multiply")
         for part in (arrivals, *arrivals.get("steps", ())):
             part.update({key: part[key] * factor for key in _RATES if key in part})

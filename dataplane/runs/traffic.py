@@ -7,7 +7,6 @@ arrays and gives them room.
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,9 @@ from dataplane.packets.headers import LINK_ETHERNET, PROTOCOL_TCP, PROTOCOL_UDP
 from dataplane.records import OUTCOME
 from dataplane.runs.arrivals import next_arrival
 from dataplane.runs.calendar import prepare
-from dataplane.runs.captured import new_connections
 from dataplane.runs.clients import follow
 from dataplane.runs.connections import (
+    AS_RECORDED,
     BUCKETS,
     CONNECTION,
     EPHEMERAL_PORTS,
@@ -31,15 +30,16 @@ from dataplane.runs.connections import (
     LOG_NORMAL,
     NOTHING,
     PARETO,
+    RECORDED,
     SEGMENT,
     SOURCE,
     STATUS,
     STEP,
     Traffic,
 )
-from dataplane.runs.flow_logs import arrivals_in_flow_log
 from dataplane.runs.frames import MOST_IN_STEP, STRIDE, emit
-from dataplane.runs.scenario import Arrivals, Scenario, TrafficSource
+from dataplane.runs.recorded import recorded_connections
+from dataplane.runs.scenario import Arrivals, Payload, Scenario, TrafficSource
 from dataplane.runs.scenario_rules import host_addresses
 
 SECOND_NS = 1_000_000_000
@@ -47,7 +47,13 @@ SECOND_NS = 1_000_000_000
 #: Packets per batch at most: a slice with more is sent in parts.
 _BATCH = 4 * MOST_IN_STEP
 
-_LIVES = {"fixed": FIXED, "exponential": EXPONENTIAL, "log_normal": LOG_NORMAL, "pareto": PARETO}
+_LIVES = {
+    "fixed": FIXED,
+    "exponential": EXPONENTIAL,
+    "log_normal": LOG_NORMAL,
+    "pareto": PARETO,
+    "as_recorded": AS_RECORDED,
+}
 
 #: A day's curve is made of so many straight pieces.
 _PIECES = 360
@@ -73,7 +79,9 @@ class Generator:
         points = {network.name: number for number, network in enumerate(topology.virtual_networks)}
         sources = np.zeros(len(scenario.traffic), SOURCE)
         segments: list[tuple[int, int, float, float]] = []
-        times = [np.zeros(0, np.int64)]
+        recorded = [np.zeros(0, RECORDED)]
+        #: What the scenario's user should know of recorded connections.
+        self.notes: list[str] = []
         hosts: list[int] = []
         words = 0
         used: dict[str, set[int]] = {}
@@ -84,16 +92,14 @@ class Generator:
             row["address"], row["port"] = int(endpoint.ip), source.port
             row["point"] = points[network]
             row["first_host"], row["hosts"] = len(hosts), source.hosts
-            hosts += host_addresses(
-                topology, network, source.hosts_from, source.hosts, used.setdefault(network, set())
-            )
+            hosts += host_addresses(topology, network, source.hosts_from, source.hosts, used.setdefault(network, set()))
             row["first_word"] = words
             words += -(-source.hosts * EPHEMERAL_PORTS // 64)
-            if source.arrivals.file is not None:
-                server = (endpoint.ip, source.port)
-                moments, row["period"] = given_moments(source.arrivals, source.protocol, server)
-                row["first_time"], row["times"] = sum(map(len, times)), len(moments)
-                times.append(moments)
+            if source.arrivals.paths:
+                given, row["period"], notes = recorded_connections(source, endpoint.ip)
+                row["first_recorded"], row["recorded"] = sum(map(len, recorded)), len(given)
+                recorded.append(given)
+                self.notes += notes
             else:
                 pieces, row["period"] = pieces_of(source.arrivals)
                 row["first_segment"], row["segments"] = len(segments), len(pieces)
@@ -110,7 +116,7 @@ class Generator:
             status,
             sources,
             np.array(segments, SEGMENT),
-            np.concatenate(times),
+            np.concatenate(recorded),
             np.array(hosts, np.int64),
             np.zeros(words, np.uint64),
             np.zeros(1024, CONNECTION),
@@ -169,8 +175,12 @@ def _describe(row: Any, source: TrafficSource) -> None:
     ends = source.ends
     every = ends.fin + ends.rst + ends.never
     row["fin"], row["fin_or_rst"] = ends.fin / every, (ends.fin + ends.rst) / every
-    row["request_packets"], row["request_bytes"] = source.request_packets, source.request.bytes
-    row["response_packets"], row["response_bytes"] = source.response.count, source.response.bytes
+    row["request_packets"], row["request_bytes"] = source.request_packets, _bytes(source.request)
+    row["response_packets"], row["response_bytes"] = source.response.count, _bytes(source.response)
+
+
+def _bytes(payload: Payload) -> int:
+    return -1 if payload.bytes == "as_recorded" else payload.bytes
 
 
 def pieces_of(arrivals: Arrivals) -> tuple[list[tuple[int, int, float, float]], int]:
@@ -210,24 +220,6 @@ def pieces_of(arrivals: Arrivals) -> tuple[list[tuple[int, int, float, float]], 
             (begins[k], begins[k + 1] - begins[k], max(rates[k], 0.0), max(rates[k + 1], 0.0)) for k in range(_PIECES)
         ], period
     return [(0, far, rate, rate)], 0
-
-
-def given_moments(
-    arrivals: Arrivals, protocol: str, server: tuple[IPv4Address, int]
-) -> tuple[NDArray[np.int64], int]:
-    """When a file's connections begin, as often and as fast as asked for, and after how long they come again.
-
-    Of a flow log those to the server (address, port) count, of a capture all.
-    """
-    assert arrivals.file is not None
-    if arrivals.pattern == "flow_log":
-        begun, length = arrivals_in_flow_log(arrivals.file, protocol, server)
-        times = np.array(begun, np.int64)
-    else:
-        times, length = new_connections(arrivals.file, protocol)
-    speed = arrivals.speed or 1.0
-    times = np.repeat((times / speed).astype(np.int64), arrivals.copies or 1)
-    return times, max(1, round(length / speed)) if arrivals.repeat else 0
 
 
 def divisor_of_a_second(most: int) -> int:

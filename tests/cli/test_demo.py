@@ -42,7 +42,7 @@ def test_a_folder_that_is_something_else_is_not_touched(
     (tmp_path / "dataplane-demo" / "thesis.txt").write_text("mine")
     result = invoke("demo", "--no-open")
     assert result.exit_code == 2
-    assert "exists and is no run's folder" in result.stderr
+    assert "dataplane-demo: is not empty and no run's folder" in result.stderr
     assert [path.name for path in (tmp_path / "dataplane-demo").iterdir()] == ["thesis.txt"]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,41 @@ def test_a_scenarios_connections_begin_as_in_a_flow_log(invoke: Invoke, scenario
     assert [Path(one["path"]).name for one in manifest["inputs"]] == ["scenario.yaml", "topology.yaml", "PT1H.json"]
     again = invoke("exhaust", tmp_path / "run" / "scenario.yaml", "--json", "--quiet")
     assert again.stdout == result.stdout
+
+
+def test_a_scenarios_connections_live_and_carry_as_in_flow_logs(invoke: Invoke, scenario: Path, tmp_path: Path) -> None:
+    (tmp_path / "h=00").mkdir()
+    (tmp_path / "PT1H.json").rename(tmp_path / "h=00" / "PT1H.json")
+    text = SCENARIO.replace("file: PT1H.json, copies: 2", "files: ['**/PT1H.json']").replace("30s", "120s")
+    more = (
+        "    life: {distribution: as_recorded}\n    request: {bytes: as_recorded}\n    response: {bytes: as_recorded}\n"
+    )
+    scenario.write_text(text + more)
+    result = invoke("exhaust", scenario, "-o", tmp_path / "run", "--sessions", "--json", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    with (tmp_path / "run" / "sessions.csv").open() as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["first_packet"])
+    first, last = ([datetime.fromisoformat(row[key][:26]) for row in rows] for key in ("first_packet", "last_packet"))
+    lives = [(end - begin).total_seconds() for begin, end in zip(first, last, strict=True)]
+    assert lives == pytest.approx([100.0, 30.0, 86.0])
+    # Payload and a header of 40 bytes for SYN, ACK, RST and each packet of the request.
+    sent = [9000 - 40 * 40, 1200 - 40 * 10, 600 - 40 * 5]
+    assert [int(row["bytes_in"]) for row in rows] == [size + 40 * (3 + -(-size // 1460)) for size in sent]
+    again = invoke("exhaust", tmp_path / "run" / "scenario.yaml", "--json", "--quiet")
+    assert again.stdout == result.stdout
+
+
+def test_what_is_wrong_with_one_of_many_files_is_told_with_file_record_and_value(
+    invoke: Invoke, scenario: Path, tmp_path: Path
+) -> None:
+    bad = (tmp_path / "PT1H.json").read_text().replace("50002,443,6,O,E", "50002,443,6,O,X")
+    (tmp_path / "bad.json").write_text(bad)
+    scenario.write_text(SCENARIO.replace("file: PT1H.json", "files: ['*.json']"))
+    result = invoke("exhaust", scenario, "-o", tmp_path / "run", "--quiet")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {tmp_path / 'bad.json'}: record 1: flow tuple '1767225631500,10.0.2.4,")
+    assert "state 'X'" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -96,14 +96,15 @@ def test_closed_descriptors_do_no_harm(tmp_path: Path) -> None:
         assert "Traceback" not in run.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_while_input_is_awaited_ends_the_run(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "dataplane", "replay", "-", "-t", TOPOLOGY, "-o", str(tmp_path / "run")]
     spool = tmp_path / "spool"
     spool.mkdir()
 
     def heed_interrupts() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell that runs in the background has it ignored
+        for ignored in (signal.SIGINT, signal.SIGHUP):  # by a shell that runs in the background, and by nohup
+            signal.signal(ignored, signal.SIG_DFL)
 
     with subprocess.Popen(
         command,

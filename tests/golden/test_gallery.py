@@ -1,4 +1,4 @@
-"""The gallery's page says what its scenarios find, and what it teaches is so."""
+"""The gallery's pages and pictures show what its scenarios find, and what they teach is so."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from dataplane.kernel import COMPILED
 
 GALLERY = Path(__file__).resolve().parents[2] / "docs" / "gallery"
+PAGES = sorted(path.name for path in GALLERY.glob("*.md") if path.name != "README.md")
 NAMES = sorted(path.stem for path in GALLERY.glob("*.yaml") if not path.stem.startswith("topology"))
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="half a million packets: compiled only")
@@ -29,7 +32,6 @@ def make() -> ModuleType:
     return module
 
 
-@cache
 def told(name: str) -> str:
     return str(make().told(name))
 
@@ -41,13 +43,68 @@ def figure(name: str, source: str, words: str) -> int:
     return int(found[1].replace(",", ""))
 
 
+def pages_of(name: str) -> list[str]:
+    return [page for page in PAGES if name in make().names_on((GALLERY / page).read_text())]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_quotes_what_its_scenarios_find(page: str) -> None:
+    text = (GALLERY / page).read_text()
+    assert make().names_on(text)
+    assert make().written(text) == text, "python docs/gallery/make.py, and look at the difference"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_are_alike_and_short(page: str) -> None:
+    lines = (GALLERY / page).read_text().splitlines()
+    assert [line for line in lines if line.startswith("## ")] == [
+        "## What happens",
+        "## What the run says",
+        "## Picture",
+        "## What the metric showed",
+        "## What helps",
+        "## Try it",
+    ]
+    assert len(lines) <= 92
+    assert f"]({page})" in (GALLERY / "README.md").read_text()
+
+
+def test_links_and_commands_lead_somewhere() -> None:
+    for page in (GALLERY / "README.md", *(GALLERY / page for page in PAGES)):
+        text = page.read_text()
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+            assert (GALLERY / link).exists(), f"{page.name}: {link}"
+        for command in re.findall(r"exhaust (docs/gallery/[a-z-]+\.yaml)", text):
+            assert (GALLERY.parents[1] / command).is_file()
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_the_page_quotes_what_the_scenario_finds(name: str) -> None:
-    page = (GALLERY / "README.md").read_text()
-    assert f"<!-- {name} -->\n```\n$ dataplane exhaust {name}.yaml\n{told(name)}```\n" in page
-    assert (GALLERY / f"{name}.png").is_file()
-    assert (GALLERY / f"{name}.png").stat().st_size < 60_000
-    assert f"]({name}.png)" in page
+def test_a_scenario_has_one_page_and_a_picture_of_what_its_run_finds(name: str) -> None:
+    (page,) = pages_of(name)
+    assert f"]({name}.png)" in (GALLERY / page).read_text()
+    picture = GALLERY / f"{name}.png"
+    assert picture.stat().st_size < 60_000
+    digests = make().digests_in(picture)
+    assert digests["Drawn"] == make().digest_of_numbers(name, make().drawn(name)), "python docs/gallery/make.py"
+    assert digests["Pixels"] == digests["pixels now"], "this is not the picture that make.py has made"
+
+
+def test_a_picture_of_other_numbers_or_another_picture_is_told(tmp_path: Path) -> None:
+    lines = make().drawn("reset")
+    digest = make().digest_of_numbers("reset", lines)
+    other = [lines[0]._replace(values=[*lines[0].values[:-1], 50.0]), *lines[1:]]
+    assert make().digest_of_numbers("reset", other) != digest
+    assert make().digest_of_numbers("close", make().drawn("close")) != digest
+    with Image.open(GALLERY / "reset.png") as picture:
+        inside = PngInfo()
+        for key in ("Drawn", "Pixels"):
+            inside.add_text(key, picture.info[key])
+        changed = picture.convert("RGBA")
+        changed.putpixel((200, 100), (255, 0, 0, 255))
+        changed.save(tmp_path / "reset.png", pnginfo=inside)
+    digests = make().digests_in(tmp_path / "reset.png")
+    assert digests["Drawn"] == digest
+    assert digests["Pixels"] != digests["pixels now"]
 
 
 def test_a_cap_protects_the_quiet_endpoint_and_nothing_else_does() -> None:

@@ -200,6 +200,20 @@ def test_progress_is_told_every_second() -> None:
     assert told[-1].availability[0][:2] == ("orders", "192.168.50.4")
 
 
+def test_progress_shows_the_nat_ips_that_there_are_at_the_time() -> None:
+    """An added one from its moment on, a removed one no longer."""
+    events = [
+        {"at": "1s", "add_nat_ip": "orders", "address": "192.168.50.5"},
+        {"at": "2s", "remove_nat_ip": "orders", "address": "192.168.50.4"},
+    ]
+    told: list[Moment] = []
+    clients = source(arrivals={"pattern": "constant", "rate": 10})
+    exhaust(Exhaust(scenario(clients, events=events, duration="3s")), told.append)
+    shown = [[address for _, address, _ in moment.availability] for moment in told]
+    assert shown == [["192.168.50.4", "192.168.50.5"], ["192.168.50.5"], ["192.168.50.5"]]
+    assert told[-1].availability[0][2] < 1.0, "the share is that of the NAT IP named"
+
+
 @pytest.mark.parametrize("profile", ["azure-pls", "azure-natgw", "azure-slb", "gcp-psc", "rfc", "linux", "vpp"])
 def test_every_profile_can_be_exhausted(profile: str) -> None:
     """Also those that translate fragments, for which packets take another way in."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import dataplane.runs.flow_logs as module
-from dataplane.runs.flow_logs import arrivals_in_flow_log, nat_port_use, read_flow_logs
+from dataplane.runs.flow_logs import connections_to, end_of, nat_port_use, read_flow_logs
 from dataplane.runs.folder import RunError
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "data" / "PT1H.json"
@@ -113,15 +113,43 @@ def test_nat_ports_in_use_are_different_ports_per_minute(
     assert (use.ports, use.minute_ns) == (ports, (1_767_225_600 + 60 * minute) * 10**9)
 
 
-def test_arrivals_are_those_of_one_server_counted_from_the_logs_beginning() -> None:
-    times, length = arrivals_in_flow_log(str(EXAMPLE), "tcp", (ENDPOINT, 443))
-    assert times == [0, 1_500_000_000, 4_000_000_000]
-    assert length == 100_000_000_000
+def test_connections_are_those_of_one_server() -> None:
+    logs = read_flow_logs([EXAMPLE])
+    found = connections_to(logs, [EXAMPLE], "tcp", (ENDPOINT, 443))
+    assert [begin - logs.from_ns for begin, _ in found] == [0, 1_500_000_000, 4_000_000_000]
+    assert [end_of(one, logs) - begin for begin, one in found] == [100_000_000_000, 30_000_000_000, 86_000_000_000]
+
+
+def test_a_connection_whose_end_is_not_logged_counts_until_five_minutes_after_its_last_tuple(tmp_path: Path) -> None:
+    tuples = [flow(0, "B"), flow(300_000, "C"), flow(3_600_000, "B", port=1025)]
+    logs = read_flow_logs([write(tmp_path / "a.json", record(*tuples))])
+    assert end_of(logs.connections[0], logs) - logs.from_ns == 600_000_000_000
+
+
+def test_a_connection_goes_on_in_the_next_hours_file_and_in_another_hosts(tmp_path: Path) -> None:
+    """Its own host logs its beginning in one hour and its end in the next; so does the other host, in its own files."""
+    files = [
+        write(tmp_path / f"{way}{hour}.json", record(flow(ms, state, direction=way)))
+        for way in "OI"
+        for hour, ms, state in ((1, 3_590_000, "B"), (2, 3_900_000, "C"), (2.5, 3_950_000, "E"))
+    ]
+    for order in (files, files[::-1]):
+        logs = read_flow_logs(order)
+        told = [(one.life_ns, one.packets_sent, one.bytes_sent, one.bytes_received) for one in logs.connections]
+        assert told == [(360_000_000_000, 2, 120, 180)]
+
+
+def test_a_copy_of_a_file_and_a_file_named_twice_add_no_bytes(tmp_path: Path) -> None:
+    tuples = [flow(0, "B"), flow(1000, "C"), flow(2000, "E")]
+    files = [write(tmp_path / name, record(*tuples)) for name in ("a.json", "b.json")]
+    (tmp_path / "link.json").symlink_to(files[0])
+    for paths in (files, [files[0], files[0]], [files[0], tmp_path / "link.json"]):
+        assert [one.bytes_sent for one in read_flow_logs(paths).connections] == [120]
 
 
 def test_a_log_in_which_nobody_connects_to_the_server_says_to_whom_they_do() -> None:
     with pytest.raises(RunError, match=r"no udp connection to 10\.0\.1\.5:443 .*There are: tcp 10\.0\.1\.5:443, "):
-        arrivals_in_flow_log(str(EXAMPLE), "udp", (ENDPOINT, 443))
+        connections_to(read_flow_logs([EXAMPLE]), [EXAMPLE], "udp", (ENDPOINT, 443))
 
 
 @pytest.mark.parametrize(

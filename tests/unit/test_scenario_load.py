@@ -155,6 +155,22 @@ def test_a_capture_is_found_beside_the_scenario(folder: Path) -> None:
     assert told == ["scenario.yaml:7: traffic[0].arrivals.file: friday.pcap: no such file; name a capture"]
 
 
+def test_a_pattern_stands_for_all_files_that_fit_each_once(folder: Path) -> None:
+    for name in ("m=01/h=00/PT1H.json", "m=01/h=01/PT1H.json", "m=02/PT1H.json", "m=02/other.json", "[1].json"):
+        (folder / "logs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "logs" / name).write_bytes(b"")
+    path = folder / "scenario.yaml"
+    flow_logs = "{pattern: flow_log, files: [logs/m=02/PT1H.json, 'logs/**/PT1H.json', 'logs/[1].json']}"
+    path.write_text(GOOD.replace("{pattern: poisson, rate: 100}", flow_logs))
+    names = ["m=02/PT1H.json", "m=01/h=00/PT1H.json", "m=01/h=01/PT1H.json", "[1].json"]
+    files = [folder / "logs" / name for name in names]
+    assert load_scenario(path).traffic[0].arrivals.files == tuple(map(str, files))
+    assert files_of(path) == [path, folder / "topology.yaml", *files]
+    told = faults(folder, path.read_text().replace("logs/**", "log/**"))
+    fault = "traffic[0].arrivals.files: log/**/PT1H.json: no such file; name a flow log"
+    assert told == [f"scenario.yaml:7: {fault}"]
+
+
 def test_faults_of_the_topology_file_are_told_with_its_own_lines(folder: Path) -> None:
     (folder / "topology.yaml").write_text(TOPOLOGY.replace("target: orders", "target: order"))
     told = faults(folder, GOOD.replace("10m", "10"))

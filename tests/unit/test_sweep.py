@@ -126,10 +126,22 @@ def test_a_capture_counts_by_its_content(tmp_path: Path) -> None:
     assert hash_of("a.pcap", b"two") != one
 
 
-def test_a_capture_has_no_rate_to_multiply(tmp_path: Path) -> None:
+def test_several_files_count_by_their_content(tmp_path: Path) -> None:
+    def hash_of(*contents: bytes) -> str:
+        paths = [tmp_path / f"{number}.json" for number in range(len(contents))]
+        for path, content in zip(paths, contents, strict=True):
+            path.write_bytes(content)
+        arrivals = {"pattern": "flow_log", "files": list(map(str, paths))}
+        return cell_hash(scenario(source(arrivals=arrivals)))
+
+    assert len({hash_of(b"one"), hash_of(b"one", b"two"), hash_of(b"one", b"three")}) == 3
+
+
+@pytest.mark.parametrize(("pattern", "what"), [("capture", "capture"), ("flow_log", "flow log")])
+def test_a_recording_has_no_rate_to_multiply(pattern: str, what: str, tmp_path: Path) -> None:
     (tmp_path / "a.pcap").write_bytes(b"")
-    arrivals = {"pattern": "capture", "file": str(tmp_path / "a.pcap")}
-    with pytest.raises(ValidationError, match="clients begins connections as a capture has them"):
+    arrivals = {"pattern": pattern, "file": str(tmp_path / "a.pcap")}
+    with pytest.raises(ValidationError, match=f"clients begins connections as a {what} has them"):
         Sweep.model_validate({"scenario": scenario(source(arrivals=arrivals)), "grid": {"load": [2]}})
 
 
