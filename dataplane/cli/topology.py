@@ -98,7 +98,7 @@ def import_(files: tuple[Path, ...], output: Path | None, as_json: bool, quiet: 
     error, one line each.
     """
     with errors_as_lines():
-        from dataplane.runs.folder import WholeFiles, keep_inputs
+        from dataplane.runs.folder import WholeFiles, check_outputs
         from dataplane.topology.azure import import_azure
         from dataplane.topology.dump import yaml_text
 
@@ -107,7 +107,7 @@ def import_(files: tuple[Path, ...], output: Path | None, as_json: bool, quiet: 
         if output is None:
             click.echo(text, nl=False)
         else:
-            keep_inputs(map(str, files), None, [output])
+            check_outputs(map(str, files), None, [output])
             written = WholeFiles()
             written.text(output).write(text)
             written.commit()
