@@ -29,7 +29,7 @@ _COMMANDS = {
     "demo": "Run a small experiment and open its report.",
     "sweep": "Run a grid of NAT exhaustion experiments.",
     "flows": "Tell what is in virtual network flow logs.",
-    "topology": "Check, show and infer topologies.",
+    "topology": "Check, show, infer and import topologies.",
     "warmup": "Compile the kernels for this processor, once.",
 }
 

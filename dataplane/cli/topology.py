@@ -1,4 +1,4 @@
-"""`dataplane topology`: check, show, schema, infer."""
+"""`dataplane topology`: check, show, schema, infer, import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataplane.topology import TopologyError, dump_topology, load_topology, topo
 
 @click.group("topology", epilog="Example: dataplane topology check topology.yaml")
 def command() -> None:
-    """Check, show and infer topologies."""
+    """Check, show, infer and import topologies."""
 
 
 @command.command("check", epilog="Example: dataplane topology check topology.yaml")
@@ -84,3 +84,33 @@ def infer(captures: tuple[str, ...], as_json: bool, quiet: bool, seed: int) -> N
     for line in damage:
         click.echo(f"error: {line}", err=True)
     sys.exit(3 if damage else 0)
+
+
+@command.command("import", epilog="Example: dataplane topology import vnets.json services.json -o topology.yaml")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
+@click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Instead of standard output.")
+@common_options
+def import_(files: tuple[Path, ...], output: Path | None, as_json: bool, quiet: bool, seed: int) -> None:
+    """Print the topology that Azure has, from what `az network vnet, private-link-service, private-endpoint, lb, nic`
+    and `nsg` print (list or show, -o json), from REST responses and from ARM templates (az group export).
+
+    Every FILE is told by what it holds. What the files do not say, and what was put in its place, is said on standard
+    error, one line each.
+    """
+    with errors_as_lines():
+        from dataplane.runs.folder import WholeFiles, check_outputs
+        from dataplane.topology.azure import import_azure
+        from dataplane.topology.dump import yaml_text
+
+        imported = import_azure(files)
+        text = to_json(imported.document) if as_json else yaml_text(imported.document)
+        if output is None:
+            click.echo(text, nl=False)
+        else:
+            check_outputs(map(str, files), None, [output])
+            written = WholeFiles()
+            written.text(output).write(text)
+            written.commit()
+    if not quiet:
+        for line in imported.notes:
+            click.echo(f"note: {line}", err=True)

@@ -45,6 +45,11 @@ def load_topology(path: str | os.PathLike[str]) -> Topology:
 
 def read_text(path: str | os.PathLike[str], kind: str) -> str:
     """The text of a file that is to be a topology or of another kind. Raises TopologyError."""
+    return decoded(read_bytes(path, kind), os.fspath(path), f"{kind} is a YAML or JSON file")
+
+
+def read_bytes(path: str | os.PathLike[str], kind: str) -> bytes:
+    """The bytes of a file that is to be a topology or of another kind. Raises TopologyError."""
     source = os.fspath(path)
     try:
         with open(path, "rb") as file:
@@ -57,13 +62,17 @@ def read_text(path: str | os.PathLike[str], kind: str) -> str:
         raise TopologyError(source, [Problem(None, "", f"cannot be read: {error.strerror}")]) from None
     if len(content) > _LARGEST:
         raise TopologyError(source, [Problem(None, "", f"is larger than 64 MB; this is no {kind} file")])
+    return content
+
+
+def decoded(content: bytes, source: str, rule: str) -> str:
+    """The text of a file's bytes in UTF-8; `rule` says what such a file is. Raises TopologyError."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        message = f"is not text in UTF-8; a {kind} is a YAML or JSON file"
-        raise TopologyError(source, [Problem(None, "", message)])
+        raise TopologyError(source, [Problem(None, "", f"is not text in UTF-8; a {rule}")])
     return text
 
 

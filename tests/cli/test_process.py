@@ -28,6 +28,7 @@ needs_compiled = pytest.mark.skipif(not COMPILED, reason="millions of packets ne
 COMMANDS = [
     [], ["replay"], ["warmup"], ["topology"],
     ["topology", "check"], ["topology", "show"], ["topology", "schema"], ["topology", "infer"],
+    ["topology", "import"],
 ]  # fmt: skip
 
 
