@@ -19,6 +19,7 @@ from dataplane.runs.connections import (
     LOG_NORMAL,
     NEVER,
     OPEN,
+    SAMPLE,
 )
 
 # Which random number of a connection.
@@ -103,13 +104,15 @@ def _next_given(traffic: Any, source: Any) -> None:
 
 
 @inlined
-def _life_of(source: Any, number: Any) -> Any:
+def _life_of(traffic: Any, source: Any, number: Any) -> Any:
     """How long a connection lives, nanoseconds."""
     kind = source["life"]
     scale, shape = source["scale"], source["shape"]
     if kind == FIXED:
         return np.int64(scale)
     first = _uniform(source["key"], number, _LIFE)
+    if kind == SAMPLE:
+        return traffic.lives[source["first_life"] + np.int64(first * source["lives"])]
     if kind == EXPONENTIAL:
         life = -scale * math.log(first)
     elif kind == LOG_NORMAL:
@@ -135,7 +138,7 @@ def begin_connection(traffic: Any, which: Any) -> Any:
     connection = traffic.connections[row]
     connection["time"] = source["next_time"]
     connection["begin"] = source["next_time"]
-    connection["life"] = _life_of(source, number)
+    connection["life"] = _life_of(traffic, source, number)
     connection["order"] = (np.int64(which) << 48) | number
     numbers = _draw(source["key"], number, _NUMBERS)
     connection["client_next"] = np.int64(numbers & _LOW)

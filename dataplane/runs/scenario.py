@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
     ModelWrapValidatorHandler,
-    PlainValidator,
     StrictBool,
     ValidationError,
-    WithJsonSchema,
     model_validator,
 )
 
 from dataplane.runs.frames import MOST_PACKETS
+from dataplane.runs.scenario_values import Copies, Moments, Percent, Rate, Shape, Share, Speed
 from dataplane.topology.check import error_with, findings_of
 from dataplane.topology.draft import Finding
 from dataplane.topology.model import Event, Protocol, Topology
 from dataplane.topology.parts import Part
-from dataplane.topology.values import LOWER_CASE, Count, Duration, Name, Port, PositiveDuration, Prefix, Text, shown
+from dataplane.topology.values import LOWER_CASE, Duration, Name, Port, PositiveDuration, Prefix, Text
 
 MINUTE = 60_000_000_000
 
@@ -32,31 +32,6 @@ MINUTE = 60_000_000_000
 SEGMENT = 1460
 
 MOST_HOSTS = 10_000
-
-
-def between(low: float, high: float, what: str) -> PlainValidator:
-    """Reads a number of the file between two bounds."""
-
-    def parse(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"is {shown(value)}, but must be a number: {what}")
-        if not low <= value <= high:
-            raise ValueError(f"{shown(value)} is not {what}; write {low:g} to {high:g}")
-        return float(value)
-
-    return PlainValidator(parse)
-
-
-def number_schema(low: float, high: float) -> WithJsonSchema:
-    """The same bounds for the JSON Schema."""
-    return WithJsonSchema({"type": "number", "minimum": low, "maximum": high})
-
-
-Rate = Annotated[float, between(0, 1e7, "a rate in connections per second"), number_schema(0, 1e7)]
-Speed = Annotated[float, between(1e-6, 1e6, "a speed"), number_schema(1e-6, 1e6)]
-Share = Annotated[float, between(0, 1e9, "a share"), number_schema(0, 1e9)]
-Shape = Annotated[float, between(0.01, 100, "a shape"), number_schema(0.01, 100)]
-Percent = Annotated[float, between(0, 100, "a percentage"), number_schema(0, 100)]
 
 
 class RateStep(Part):
@@ -79,11 +54,14 @@ class Arrivals(Part):
         "daily": (("low", "high"), ("period", "highest_at")),
         "capture": (("file",), ("copies", "speed", "repeat")),
         "flow_log": (("file",), ("copies", "speed", "repeat")),
+        "moments": (("moments",), ("period", "copies", "speed")),
     }
 
-    pattern: Literal["constant", "poisson", "ramp", "steps", "on_off", "daily", "capture", "flow_log"] = Field(
-        description="How the rate goes: always the same (evenly spaced, or a Poisson process), from one rate to "
-        "another, in steps, in bursts, up and down like a day, or as in a capture or flow log."
+    pattern: Literal["constant", "poisson", "ramp", "steps", "on_off", "daily", "capture", "flow_log", "moments"] = (
+        Field(
+            description="How the rate goes: always the same (evenly spaced, or a Poisson process), from one rate to "
+            "another, in steps, in bursts, up and down like a day, as in a capture or flow log, or moment by moment."
+        )
     )
     rate: Rate | None = Field(default=None, description="Connections per second; of a ramp at first, of a burst in it.")
     to_rate: Rate | None = Field(default=None, description="ramp: the rate that is reached, and kept.")
@@ -94,7 +72,10 @@ class Arrivals(Part):
     off_rate: Rate | None = Field(default=None, description="on_off: the rate between bursts; left out: 0.")
     low: Rate | None = Field(default=None, description="daily: the lowest rate.")
     high: Rate | None = Field(default=None, description="daily: the highest rate.")
-    period: PositiveDuration | None = Field(default=None, description="daily: its length; left out: 24h.")
+    period: PositiveDuration | None = Field(
+        default=None,
+        description="daily: its length; left out: 24h. moments: after how long they come again; left out: never.",
+    )
     highest_at: Duration | None = Field(
         default=None, description="daily: when the rate is highest; left out: after half of it."
     )
@@ -103,8 +84,14 @@ class Arrivals(Part):
         description="capture: pcap or pcapng, from the scenario file's folder; its new connections count. "
         "flow_log: a virtual network flow log, PT1H.json; its new connections to the endpoint and port count.",
     )
-    copies: Count | None = Field(default=None, description="capture, flow_log: connections per one; left out: 1.")
-    speed: Speed | None = Field(default=None, description="capture, flow_log: times as fast as there; left out: 1.")
+    moments: Moments | None = Field(default=None, description="moments: when each connection begins, in order.")
+    copies: Copies | None = Field(
+        default=None,
+        description="capture, flow_log, moments: connections per one; 1.5: every other one twice; left out: 1.",
+    )
+    speed: Speed | None = Field(
+        default=None, description="capture, flow_log, moments: times as fast as there; left out: 1."
+    )
     repeat: StrictBool | None = Field(default=None, description="capture, flow_log: again at its end; left out: no.")
     spacing: Literal["even", "poisson"] | None = Field(
         default=None, description="Evenly spaced, or at random; left out: even for constant, else poisson."
@@ -123,15 +110,22 @@ class Arrivals(Part):
         for key in sorted(every - set(needed + possible)):
             if getattr(self, key) is not None:
                 raise ValueError(f"{key} does not go with pattern {self.pattern}; {words}")
-        if self.file is not None and self.spacing is not None:
+        if self.is_given and self.spacing is not None:
             raise ValueError(f"spacing does not go with pattern {self.pattern}, which says when each connection begins")
         if self.stop is not None and self.stop <= self.start:
             raise ValueError("stops before it starts; write a stop later than start")
-        if self.steps is not None and any(b.at <= a.at for a, b in zip(self.steps, self.steps[1:], strict=False)):
+        if self.steps is not None and any(b.at <= a.at for a, b in pairwise(self.steps)):
             raise ValueError("steps are not in order of time; write every step later than the one before it")
+        if self.moments is not None and self.period is not None and self.moments[-1] >= self.period:
+            raise ValueError("a moment is not before the period's end; write a longer period")
         if self.pattern == "daily" and self.low > self.high:  # type: ignore[operator]
             raise ValueError(f"low is {self.low:g}, above high, {self.high:g}; exchange them")
         return self
+
+    @property
+    def is_given(self) -> bool:
+        """Whether it is said of each connection when it begins, rather than at which rate they do."""
+        return self.file is not None or self.moments is not None
 
     @property
     def is_even(self) -> bool:
@@ -142,7 +136,7 @@ class Arrivals(Part):
 class Life(Part):
     """How long a connection lives, from its first packet to its last."""
 
-    distribution: Literal["fixed", "exponential", "log_normal", "pareto"] = Field(
+    distribution: Literal["fixed", "exponential", "log_normal", "pareto", "sample"] = Field(
         default="fixed", description="All the same, or at random."
     )
     value: Duration | None = Field(default=None, description="fixed: the life.")
@@ -153,15 +147,19 @@ class Life(Part):
     shape: Shape | None = Field(
         default=None, description="log_normal: the standard deviation of the logarithm; pareto: the tail's exponent."
     )
+    values: Annotated[tuple[Duration, ...], Field(min_length=1)] | None = Field(
+        default=None, description="sample: lives, each as likely as the others."
+    )
 
     @model_validator(mode="after")
     def _keys_fit(self) -> Self:
-        given = {key for key in ("value", "mean", "median", "shape") if getattr(self, key) is not None}
+        given = {key for key in ("value", "mean", "median", "shape", "values") if getattr(self, key) is not None}
         choices: dict[str, list[set[str]]] = {
             "fixed": [{"value"}],
             "exponential": [{"mean"}],
             "log_normal": [{"mean", "shape"}, {"median", "shape"}],
             "pareto": [{"mean", "shape"}, {"median", "shape"}],
+            "sample": [{"values"}],
         }
         if given not in choices[self.distribution]:
             words = " or ".join(" and ".join(sorted(choice)) for choice in choices[self.distribution])
@@ -172,7 +170,9 @@ class Life(Part):
 
     @property
     def scale(self) -> float:
-        """The distribution's scale, nanoseconds: the value, the mean, e^μ, or the least life (pareto)."""
+        """The distribution's scale, nanoseconds: the value, the mean, e^μ, the least life (pareto), or 0 (sample)."""
+        if self.distribution == "sample":
+            return 0.0
         if self.distribution == "log_normal":
             assert self.shape is not None
             if self.median is not None:

@@ -31,6 +31,7 @@ from dataplane.runs.connections import (
     LOG_NORMAL,
     NOTHING,
     PARETO,
+    SAMPLE,
     SEGMENT,
     SOURCE,
     STATUS,
@@ -47,7 +48,9 @@ SECOND_NS = 1_000_000_000
 #: Packets per batch at most: a slice with more is sent in parts.
 _BATCH = 4 * MOST_IN_STEP
 
-_LIVES = {"fixed": FIXED, "exponential": EXPONENTIAL, "log_normal": LOG_NORMAL, "pareto": PARETO}
+_LIVES = {
+    "fixed": FIXED, "exponential": EXPONENTIAL, "log_normal": LOG_NORMAL, "pareto": PARETO, "sample": SAMPLE,
+}  # fmt: skip
 
 #: A day's curve is made of so many straight pieces.
 _PIECES = 360
@@ -73,6 +76,7 @@ class Generator:
         points = {network.name: number for number, network in enumerate(topology.virtual_networks)}
         sources = np.zeros(len(scenario.traffic), SOURCE)
         segments: list[tuple[int, int, float, float]] = []
+        lives: list[int] = []
         times = [np.zeros(0, np.int64)]
         hosts: list[int] = []
         words = 0
@@ -89,12 +93,12 @@ class Generator:
             )
             row["first_word"] = words
             words += -(-source.hosts * EPHEMERAL_PORTS // 64)
-            if source.arrivals.file is not None:
+            if source.arrivals.is_given:
                 server = (endpoint.ip, source.port)
                 moments, row["period"] = given_moments(source.arrivals, source.protocol, server)
                 row["first_time"], row["times"] = sum(map(len, times)), len(moments)
                 times.append(moments)
-            else:
+            if not row["times"]:  # a rate says when, which is 0 where no copy of what is given is left
                 pieces, row["period"] = pieces_of(source.arrivals)
                 row["first_segment"], row["segments"] = len(segments), len(pieces)
                 segments += pieces
@@ -102,6 +106,8 @@ class Generator:
             row["until"] = origin_ns + min(scenario.duration, source.arrivals.stop or scenario.duration)
             row["even"] = source.arrivals.is_even
             _describe(row, source)
+            row["first_life"], row["lives"] = len(lives), len(source.life.values or ())
+            lives += source.life.values or ()
         longest = slice_ns or min(min(source.round_trip for source in scenario.traffic), SECOND_NS)
         status = np.zeros(1, STATUS)
         status["free"], status["origin"] = -1, origin_ns
@@ -111,6 +117,7 @@ class Generator:
             sources,
             np.array(segments, SEGMENT),
             np.concatenate(times),
+            np.array(lives, np.int64),
             np.array(hosts, np.int64),
             np.zeros(words, np.uint64),
             np.zeros(1024, CONNECTION),
@@ -215,19 +222,26 @@ def pieces_of(arrivals: Arrivals) -> tuple[list[tuple[int, int, float, float]], 
 def given_moments(
     arrivals: Arrivals, protocol: str, server: tuple[IPv4Address, int]
 ) -> tuple[NDArray[np.int64], int]:
-    """When a file's connections begin, as often and as fast as asked for, and after how long they come again.
+    """When given connections begin, as often and as fast as asked for, and after how long they come again (0: never).
 
     Of a flow log those to the server (address, port) count, of a capture all.
     """
-    assert arrivals.file is not None
-    if arrivals.pattern == "flow_log":
+    repeat = arrivals.repeat
+    if arrivals.moments is not None:
+        times, length, repeat = np.array(arrivals.moments, np.int64), arrivals.period or 0, arrivals.period is not None
+    elif arrivals.pattern == "flow_log":
+        assert arrivals.file is not None
         begun, length = arrivals_in_flow_log(arrivals.file, protocol, server)
         times = np.array(begun, np.int64)
     else:
+        assert arrivals.file is not None
         times, length = new_connections(arrivals.file, protocol)
     speed = arrivals.speed or 1.0
-    times = np.repeat((times / speed).astype(np.int64), arrivals.copies or 1)
-    return times, max(1, round(length / speed)) if arrivals.repeat else 0
+    each = 1.0 if arrivals.copies is None else arrivals.copies
+    # With 1.5 copies the connections are once and twice there in turn.
+    copies = np.diff(np.floor(np.arange(len(times) + 1) * each + 1e-9)).astype(np.int64)
+    times = np.repeat((times / speed).astype(np.int64), copies)
+    return times, max(1, round(length / speed)) if repeat else 0
 
 
 def divisor_of_a_second(most: int) -> int:
