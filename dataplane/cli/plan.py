@@ -117,18 +117,14 @@ def _check(told: dict[str, Any], target: float) -> None:
 
 def _load(told: dict[str, Any]) -> Load:
     """The load that the options name."""
-    from dataplane.runs.loads import Load, Numbers
+    from dataplane.runs.loads import Numbers, scenario_load
     from dataplane.runs.measured import capture_load, flow_log_load
-    from dataplane.runs.scenario_file import load_scenario
     from dataplane.topology import load_topology
     from dataplane.topology.profiles import PROFILES
-    from dataplane.topology.values import format_duration
 
     topology = None if told["topology"] is None else load_topology(told["topology"])
     if told["scenario"] is not None:
-        scenario = load_scenario(told["scenario"])
-        begin, end = (format_duration(time) for time in (scenario.warm_up, scenario.duration))
-        return Load(scenario, f"{told['scenario']}, from {begin} to {end}")
+        return scenario_load(told["scenario"])
     if told["capture"] is not None:
         return capture_load(told["capture"], topology, told["copies"])
     if told["flow_logs"]:

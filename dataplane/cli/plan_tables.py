@@ -33,11 +33,12 @@ def tell(plan: Plan) -> None:
 def _load(out: Console, plan: Plan) -> None:
     more = f", and {100 * plan.headroom:g} % more" if plan.headroom else ""
     needed, first = plan.pools[0].needed, plan.pools[0]
+    busiest = first.ports * (1 + plan.headroom)
     of_one = f" of {first.service}, {first.protocol}" if len(plan.pools) > 1 else ""
     out.print(
         f"{plan.load.words}{more}: {_figure(plan.rate * (1 + plan.headroom))} sessions/s, each on a port "
-        f"for {_figure(plan.holding_seconds)} s in the mean; at the busiest moment {first.ports * (1 + plan.headroom):,.0f} "
-        f"ports at a time{of_one}, {needed.load_per_backend:,.0f} toward each of {first.backends} backend(s)",
+        f"for {_figure(plan.holding_seconds)} s in the mean; at the busiest moment {busiest:,.0f} ports at a "
+        f"time{of_one}, {needed.load_per_backend:,.0f} toward each of {first.backends} backend(s)",
         markup=False,
     )
     if plan.broken:

@@ -6,15 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dataplane.runs.connections import EPHEMERAL_PORTS
 from dataplane.runs.demand import demand
-from dataplane.runs.scenario import MOST_HOSTS, Scenario
+from dataplane.runs.scenario import MOST_HOSTS, Scenario, TrafficSource
+from dataplane.runs.scenario_file import load_scenario
+from dataplane.runs.traffic import given_moments
 from dataplane.topology.limits import NAT_IPS_PER_SERVICE
 from dataplane.topology.model import Topology
+from dataplane.topology.values import format_duration
 
 _SECOND = 1_000_000_000
 
@@ -95,6 +99,30 @@ class Numbers:
                 sources.append(source | {"arrivals": {"pattern": "poisson", "rate": self.rate * share}})
         words = f"{self.rate:,g} {self.protocol} connections/s of {self.life:,g} s"
         return lasting(topology, sources, words, talking=frozenset({"busy"}))
+
+
+def scenario_load(path: str | Path) -> Load:
+    """The load of a scenario file, from the end of its warm-up to its end; files that it names are read once.
+
+    Raises ScenarioError with every fault found, and `CaptureError` and `RunError` for what it names.
+    """
+    scenario = load_scenario(path)
+    traffic = tuple(_with_moments(source, scenario.topology) for source in scenario.traffic)
+    begin, end = (format_duration(time) for time in (scenario.warm_up, scenario.duration))
+    return Load(scenario.model_copy(update={"traffic": traffic}), f"{path}, from {begin} to {end}")
+
+
+def _with_moments(source: TrafficSource, topology: Topology) -> TrafficSource:
+    """The same source, with the moments of the file that it names in the file's place."""
+    arrivals = source.arrivals
+    if arrivals.file is None:
+        return source
+    server = topology.endpoint(source.endpoint).ip, source.port
+    times, length = given_moments(arrivals.model_copy(update={"copies": None, "speed": None}), source.protocol, server)
+    if length:
+        times = np.minimum(times, length - 1)  # what begins at the very end
+    update = {"pattern": "moments", "file": None, "repeat": None, "moments": tuple(times.tolist())}
+    return source.model_copy(update={"arrivals": arrivals.model_copy(update=update | {"period": length or None})})
 
 
 def lasting(topology: Topology, sources: list[dict[str, Any]], words: str, period: float = 0.0, **told: Any) -> Load:

@@ -129,6 +129,19 @@ def test_a_scenario_file_is_planned_for(invoke: Invoke, tmp_path: Path) -> None:
     assert lowest == pytest.approx(100 * (1 - told["pools"][0]["ports"] / 64_512), abs=0.1)
 
 
+def test_a_scenario_may_take_its_arrivals_from_files(invoke: Invoke, tmp_path: Path) -> None:
+    """Three connections of a flow log, twice each, again after its 100 s: all of them are there in the second round."""
+    (tmp_path / "topology.yaml").write_text(TOPOLOGY)
+    (tmp_path / "scenario.yaml").write_text(
+        "{topology: topology.yaml, duration: 150s, traffic: [{name: web, endpoint: pe-contoso, port: 443, ends: "
+        f"{{never: 1}}, arrivals: {{pattern: flow_log, file: {EXAMPLE}, copies: 2, repeat: true}}}}]}}"
+    )
+    told = json.loads(invoke("plan", "--scenario", tmp_path / "scenario.yaml", "-q", "--json").stdout)
+    assert told["pools"][0]["ports"] == pytest.approx(12)
+    assert told["simulated"][0]["connections"] == 3 * 12
+    assert told["simulated"][0]["lowest_availability_percent"] == pytest.approx(100 * (1 - 12 / 64_512))
+
+
 # --- a load that was measured ----------------------------------------------------------------------------------------
 
 
