@@ -20,6 +20,7 @@ from dataplane.runs.connections import (
     LOG_NORMAL,
     NEVER,
     OPEN,
+    SAMPLE,
 )
 from dataplane.runs.payload import recorded_row
 
@@ -114,6 +115,8 @@ def _life_of(traffic: Any, source: Any, number: Any) -> Any:
     if kind == FIXED:
         return np.int64(scale)
     first = _uniform(source["key"], number, _LIFE)
+    if kind == SAMPLE:
+        return traffic.lives[source["first_life"] + np.int64(first * source["lives"])]
     if kind == EXPONENTIAL:
         life = -scale * math.log(first)
     elif kind == LOG_NORMAL:

@@ -38,7 +38,7 @@ RELEASE = 7  # the client's port is free again
 ENDS_FIN, ENDS_RST, ENDS_NEVER = 0, 1, 2
 
 # --- lives ----------------------------------------------------------------------------------------------------------
-FIXED, EXPONENTIAL, LOG_NORMAL, PARETO, AS_RECORDED = 0, 1, 2, 3, 4
+FIXED, EXPONENTIAL, LOG_NORMAL, PARETO, SAMPLE, AS_RECORDED = 0, 1, 2, 3, 4, 5
 
 #: One traffic source: its settings, then where it stands, then what it has counted.
 SOURCE = np.dtype(
@@ -65,6 +65,8 @@ SOURCE = np.dtype(
         ("life", np.int64),
         ("scale", np.float64),  # of the distribution, nanoseconds
         ("shape", np.float64),
+        ("first_life", np.int64),  # into Traffic.lives, of a sample
+        ("lives", np.int64),
         ("fin", np.float64),  # shares of connections
         ("fin_or_rst", np.float64),
         ("request_packets", np.int64),
@@ -150,6 +152,7 @@ class Traffic(Bundle):
     sources: NDArray[Any]
     segments: NDArray[Any]
     recorded: NDArray[Any]  # rows of RECORDED, in order of time in each source
+    lives: NDArray[np.int64]  # of samples
     hosts: NDArray[np.int64]
     busy: NDArray[np.uint64]
     connections: NDArray[Any]

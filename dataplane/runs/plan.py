@@ -1,115 +1,69 @@
-"""How many NAT IPs a load needs: by formula (`models.py`) and by simulation (`exhaust.py`), next to each other."""
+"""How many NAT IPs a load needs: by formula (`demand.py`, `models.py`) and by simulation, next to each other.
+
+By formula a session is refused with Erlang's probability for the ports that are wanted at its moment, the modified
+offered load of Jagerman (1975), "Nonstationary blocking in telephone traffic"; the busiest moment decides.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from dataplane.runs.exhaust import Exhaust, exhaust
-from dataplane.runs.models import NatIpsNeeded, blocking, nat_ips_needed, offered_load
-from dataplane.runs.scenario import Scenario
-from dataplane.topology.limits import NAT_IPS_PER_SERVICE
-from dataplane.topology.model import Topology
+from pydantic import ValidationError
 
-_SECOND = 1_000_000_000
+from dataplane.runs.demand import Demand, PoolDemand, connections_of, demand
+from dataplane.runs.exhaust import Exhaust, exhaust
+from dataplane.runs.folder import RunError
+from dataplane.runs.knobs import (
+    Backends,
+    Cap,
+    Knob,
+    backends_needed,
+    caps,
+    highest_per_backend,
+    knobs,
+    needed_for,
+    spills,
+)
+from dataplane.runs.loads import Load
+from dataplane.runs.models import NatIpsNeeded, blocking
+from dataplane.runs.scenario import Scenario
+from dataplane.runs.sweep_settings import with_settings
+from dataplane.topology.limits import NAT_IPS_PER_SERVICE
 
 #: Connections of all simulations of a plan: more take longer than anybody waits.
 MOST_CONNECTIONS = 3_000_000
 
 #: Seeds of a simulation: the spread between them tells how far a figure can be trusted.
-_SEEDS = 3
-
-#: Means of the connections' life until nothing is left of the beginning.
-_LIVES = 5
-
-#: Ports of one client address toward one endpoint, as Linux gives them.
-_CLIENT_PORTS = 28_232
+SEEDS = 3
 
 
 @dataclass(frozen=True)
-class Load:
-    """A load on one private link service, of one protocol. Rates are per second, times in seconds.
+class PoolPlan:
+    """What one service needs for one protocol: by formula, at the busiest moment, headroom included in `needed`.
 
-    `life` is the mean time from a connection's first packet to its last, `ends` how it ends (TCP: fin, rst, never);
-    while it lives it is never silent for as long as the idle time-out. The port is taken for the life, the time-out of
-    the state in which it ends, and `port_hold`.
+    `ports` and `endpoints` (the most first) are ports at a time without headroom, `growth_percent` by how much the load
+    can grow until the NAT IPs of `needed`, or 8, fail more than the target: below 0 it must shrink; None: no load.
     """
 
-    rate: float
-    life: float
-    protocol: str = "tcp"
-    ends: str = "fin"
-    profile: str = "azure-pls"
-    port_hold: float | None = None
-    timeout: float | None = None
-    backends: int = 1
-    ports: int = 64_512
-    spill: bool = True
-
-    def topology(self, nat_ips: int) -> Topology:
-        """A service with so many NAT IPs and an endpoint, as the load says."""
-        ports = f"{65_536 - self.ports}-65535"
-        nat: dict[str, Any] = {"profile": self.profile, "nat_ports": ports, "spill": self.spill}
-        if self.port_hold is not None:
-            nat["port_hold"] = _duration(self.port_hold)
-        if self.timeout is not None:
-            nat["timeouts"] = {self._timeout_name: _duration(self.timeout)}
-        backends = [f"10.2.{number // 250}.{number % 250 + 1}" for number in range(self.backends)]
-        return Topology.model_validate(
-            {
-                "limits": "none",
-                "virtual_networks": [
-                    {"name": "consumer", "address_space": ["10.0.0.0/16"]},
-                    {"name": "provider", "address_space": ["10.1.0.0/16", "10.2.0.0/16"]},
-                ],
-                "private_link_services": [
-                    {
-                        "name": "service",
-                        "virtual_network": "provider",
-                        "nat_ips": [f"10.1.0.{4 + number}" for number in range(nat_ips)],
-                        "load_balancer": {
-                            "frontend_ip": "10.1.1.4",
-                            "rules": [{"protocol": self.protocol, "frontend_port": 443, "backend_port": 443}],
-                            "backend_pool": backends,
-                        },
-                        "nat": nat,
-                    }
-                ],
-                "private_endpoints": [
-                    {"name": "endpoint", "virtual_network": "consumer", "ip": "10.0.255.4", "target": "service"}
-                ],
-            }
-        )
-
-    @property
-    def _timeout_name(self) -> str:
-        names = {"fin": "tcp_closing", "rst": "tcp_reset", "never": "tcp_established"}
-        return "udp" if self.protocol == "udp" else names[self.ends]
-
-    @property
-    def idle(self) -> float:
-        """Seconds of silence after which an open connection loses its session."""
-        timeouts = self.topology(1).private_link_services[0].nat.timeouts
-        return float(timeouts.udp if self.protocol == "udp" else timeouts.tcp_established) / _SECOND
-
-    @property
-    def tail(self) -> float:
-        """Seconds from a connection's last packet until its port is free."""
-        nat = self.topology(1).private_link_services[0].nat
-        return float(getattr(nat.timeouts, self._timeout_name) + nat.port_hold) / _SECOND
-
-    @property
-    def holding(self) -> float:
-        """Seconds for which a connection takes a port, in the mean."""
-        return self.life + self.tail
+    service: str
+    protocol: str
+    backends: int
+    ports: float
+    endpoints: dict[str, float]
+    needed: NatIpsNeeded
+    growth_percent: float | None
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """What a simulation of a number of NAT IPs gave. `low` and `high` bound the failure share with 95 %."""
+    """What a simulation of a number of NAT IPs gave. `low` and `high` bound the failure share with 95 %.
+
+    `formula` is the share that fails by formula at the busiest moment.
+    """
 
     nat_ips: int
     connections: int
@@ -118,163 +72,167 @@ class Simulated:
     low: float
     high: float
     lowest_availability_percent: float
-
-
-@dataclass(frozen=True)
-class Knob:
-    """What a change buys: the NAT IPs that are needed then (None: 8 are not enough), and the load they would carry."""
-
-    change: str
-    nat_ips: int | None
-    erlangs: float
+    formula: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An answer: `needed` by formula, and what simulation says of that number and of one less."""
+    """An answer: for every service and protocol by formula, the one that needs most first, and what simulation says.
+
+    `nat_ips` are what all services need (None: 8 are not enough), `simulated_nat_ips` the least number whose simulation
+    kept to the target (None: none did, or nothing was simulated). `holding_seconds` is how long a session takes a
+    port in the mean, `broken` the share that lose their session while they live, `states` ports at a time in the mean
+    by the time-out that frees them.
+    """
 
     load: Load
     target: float
     headroom: float
-    needed: NatIpsNeeded
-    erlangs: float
-    growth_percent: float
+    pools: list[PoolPlan]
+    nat_ips: int | None
+    rate: float
+    holding_seconds: float
+    broken: float
+    states: dict[str, float]
     simulated: list[Simulated]
+    simulated_nat_ips: int | None
     knobs: list[Knob]
+    caps: list[Cap]
+    backends: list[Backends]
     notes: list[str]
 
     def document(self) -> dict[str, Any]:
         """The plan as plain data, for JSON."""
-        return {**asdict(self), "holding_seconds": self.load.holding}
+        told = asdict(self)
+        told["load"] = self.load.words
+        told["measured_ports"] = self.load.measured
+        first = told["pools"][0]
+        return {**told, "needed": first["needed"], "growth_percent": first["growth_percent"]}
 
 
-def plan(load: Load, target: float, headroom: float = 0.0, *, seed: int = 0, simulate: bool = True) -> Plan:
+def plan(load: Load, target: float, headroom: float = 0.0, *, seed: int | None = None, simulate: bool = True) -> Plan:
     """How many NAT IPs hold a load such that at most a share `target` of its sessions fails, with `headroom` more.
 
-    Raises ValueError with the rule that an argument breaks.
+    `seed` comes before the scenario's own. Raises ValueError with the rule that an argument breaks, and `RunError`.
     """
-    needed = _needed(load, target, headroom)
-    notes = []
+    wanted = demand(load.scenario, lasting=load.lasting)
+    if not any(pool.ports for pool in wanted.pools):
+        raise RunError(f"{load.words}: no connection begins, so there is nothing to plan for")
+    pools = [pool_plan(pool, target, headroom) for pool in wanted.pools]
+    pools.sort(key=lambda pool: (-(pool.needed.nat_ips or math.inf), -pool.needed.load_per_backend))
+    numbers = [pool.needed.nat_ips for pool in pools]
+    nat_ips = None if None in numbers else max(number for number in numbers if number is not None)
+    notes = [*load.notes, *_left_out(load.scenario)]
     simulated: list[Simulated] = []
     if simulate:
-        asked = replace(load, rate=load.rate * (1 + headroom))
-        answer = needed.nat_ips or NAT_IPS_PER_SERVICE
-        for nat_ips in sorted({max(1, answer - 1), answer}):
-            found = _simulate(asked, nat_ips, seed)
-            if found is None:
-                notes.append(
-                    f"not simulated: {asked.rate:,.0f} connections/s over {load.holding:,.0f} s of holding are more "
-                    f"than {MOST_CONNECTIONS:,} connections; dataplane exhaust takes scenarios of any length"
-                )
-                break
-            simulated.append(found)
+        simulated, said = _simulations(load.scenario, wanted, nat_ips, target, headroom, seed)
+        notes += said
     return Plan(
         load,
         target,
         headroom,
-        needed,
-        offered_load(load.rate, load.holding),
-        _growth(load, needed.nat_ips or NAT_IPS_PER_SERVICE, target),
+        pools,
+        nat_ips,
+        wanted.rate,
+        wanted.holding,
+        wanted.broken,
+        wanted.states,
         simulated,
-        list(_knobs(load, target, headroom)),
+        next((one.nat_ips for one in simulated if one.share <= target), None),
+        list(knobs(load, wanted, target, headroom)),
+        list(caps(wanted, nat_ips or NAT_IPS_PER_SERVICE, target, headroom)),
+        list(backends_needed(wanted, target, headroom)) if nat_ips is None else [],
         notes,
     )
 
 
-def _duration(seconds: float) -> str:
-    return f"{round(seconds * _SECOND)}ns"
+def pool_plan(pool: PoolDemand, target: float, headroom: float) -> PoolPlan:
+    """What a service needs for one protocol."""
+    needed = needed_for(pool, target, headroom)
+    carried = highest_per_backend(pool, needed.nat_ips or NAT_IPS_PER_SERVICE, target)
+    growth = 100 * (carried / pool.per_backend - 1) if pool.ports else None
+    backends = len(pool.service.load_balancer.backend_pool)
+    return PoolPlan(pool.service.name, pool.protocol, backends, pool.ports, pool.endpoints, needed, growth)
 
 
-def _needed(load: Load, target: float, headroom: float) -> NatIpsNeeded:
-    return nat_ips_needed(
-        load.rate,
-        load.holding,
-        failure_probability=target,
-        backends=load.backends,
-        ports_per_pool=load.ports,
-        headroom=headroom,
-        spill=load.spill,
+def _failing(wanted: Demand, nat_ips: int, headroom: float) -> float:
+    """The share of sessions that fails by formula with so many NAT IPs, at the busiest moment of the worst pool."""
+    return max(
+        blocking(
+            pool.per_backend * (1 + headroom),
+            pool.service.nat.nat_ports.size,
+            nat_ips=nat_ips,
+            spill=spills(pool.service.nat),
+        )
+        for pool in wanted.pools
     )
 
 
-def _growth(load: Load, nat_ips: int, target: float) -> float:
-    """By how many percent the load can grow (below 0: must shrink) until so many NAT IPs fail more than `target`."""
-    erlangs = offered_load(load.rate, load.holding) / load.backends
-    low, high = 0.0, 4.0 * nat_ips * load.ports
-    while high - low > 1e-6 * high:
-        middle = (low + high) / 2
-        if blocking(middle, load.ports, nat_ips=nat_ips, spill=load.spill) <= target:
-            low = middle
-        else:
-            high = middle
-    return 100 * (low / erlangs - 1)
+def _left_out(scenario: Scenario) -> Iterator[str]:
+    """What a scenario has that the formulas do not know, in words."""
+    topology = scenario.whole_topology
+    found = []
+    for service in topology.private_link_services:
+        nat = service.nat
+        found += [name for name in ("ports_per_endpoint", "sessions_per_backend", "blocks_per_endpoint", "probes")
+                  if getattr(nat, name) is not None]  # fmt: skip
+        if nat.nat_ip_selection == "paired":
+            found.append("nat_ip_selection: paired")
+        if service.load_balancer.distribution != "five_tuple":
+            found.append(f"distribution: {service.load_balancer.distribution}")
+    if topology.events:
+        found.append("events")
+    if any(source.retries and source.answer for source in scenario.traffic):
+        found.append("retries of refused connections")
+    if found:
+        yield f"the formulas leave out {', '.join(dict.fromkeys(found))}; the simulation does not"
 
 
-def _knobs(load: Load, target: float, headroom: float) -> Iterator[Knob]:
-    """What else could be changed, and what each change buys."""
-    changes: list[tuple[str, Load]] = []
-    if load.protocol == "tcp" and load.timeout is None:
-        if load.ends != "rst":
-            changes.append(("connections end by RST", replace(load, ends="rst")))
-        if load.ends == "never":
-            changes.append(("both sides close (FIN)", replace(load, ends="fin")))
-    hold = load.topology(1).private_link_services[0].nat.port_hold / _SECOND
-    if hold:
-        changes.append(("no port hold", replace(load, port_hold=0.0)))
-    changes.append(("half the time-out", replace(load, timeout=(load.tail - hold) / 2)))
-    changes.append(("one more backend", replace(load, backends=load.backends + 1)))
-    if not _needed(load, target, headroom).enough:
-        carried = 1 + _growth(load, NAT_IPS_PER_SERVICE, target) / 100
-        backends = math.ceil(load.backends * (1 + headroom) / carried)
-        changes.append((f"{backends:,} backends", replace(load, backends=backends)))
-    changes.append(("half as many connections, each used twice", replace(load, rate=load.rate / 2, life=load.life * 2)))
-    if not load.spill:
-        changes.append(("spill", replace(load, spill=True)))
-    for words, other in changes:
-        yield Knob(words, _needed(other, target, headroom).nat_ips, offered_load(other.rate, other.holding))
+def _simulations(
+    scenario: Scenario, wanted: Demand, nat_ips: int | None, target: float, headroom: float, seed: int | None
+) -> tuple[list[Simulated], list[str]]:
+    """Simulate the formula's number, then down while the target is kept or up until it is; and what has to be said."""
+    each = connections_of(scenario) * (1 + headroom) * SEEDS
+    answer = nat_ips or NAT_IPS_PER_SERVICE
+    if 2 * each > MOST_CONNECTIONS:  # a plan has two simulations as a rule
+        return [], [
+            f"not simulated: {each / SEEDS:,.0f} connections, {SEEDS} times at two numbers of NAT IPs, are more than "
+            f"{MOST_CONNECTIONS:,}; dataplane exhaust takes scenarios of any length"
+        ]
+    found: dict[int, Simulated] = {}
+    number = answer
+    while 1 <= number <= NAT_IPS_PER_SERVICE and number not in found and (len(found) + 1) * each <= MOST_CONNECTIONS:
+        try:
+            asked = with_settings(scenario, {"nat_ips": number, "load": 1 + headroom})
+        except ValueError as error:
+            said = [fault["msg"] for fault in error.errors()] if isinstance(error, ValidationError) else [str(error)]
+            return _in_order(found), [f"not simulated with {number} NAT IPs: {'; '.join(said)}"]
+        found[number] = _simulate(asked, number, seed, _failing(wanted, number, headroom))
+        number += -1 if found[number].share <= target else 1
+    return _in_order(found), []
 
 
-def _simulate(load: Load, nat_ips: int, seed: int) -> Simulated | None:
-    """Send the load as packets; None if that would be too many."""
-    warm_up = math.ceil(load.tail + _LIVES * load.life)
-    measured = max(10, math.ceil(load.holding / 2))
-    if load.rate * (warm_up + measured) * _SEEDS > MOST_CONNECTIONS / 2:  # a plan has two simulations
-        return None
-    topology = load.topology(nat_ips)
-    hosts = min(10_000, max(10, math.ceil(2 * load.rate * (load.holding + 60) / _CLIENT_PORTS)))
-    scenario = Scenario.model_validate(
-        {
-            "topology": topology,
-            "duration": f"{warm_up + measured}s",
-            "warm_up": f"{warm_up}s",
-            "traffic": [
-                {
-                    "name": "load",
-                    "endpoint": "endpoint",
-                    "protocol": load.protocol,
-                    "port": 443,
-                    "hosts": hosts,
-                    "arrivals": {"pattern": "poisson", "rate": load.rate},
-                    "life": {"distribution": "exponential", "mean": _duration(max(load.life, 0.001))},
-                    "keep_alive": _duration(max(0.011, 0.8 * load.idle)),
-                    **({"ends": {load.ends: 1}} if load.protocol == "tcp" else {}),
-                }
-            ],
-        }
-    )
+def _in_order(found: dict[int, Simulated]) -> list[Simulated]:
+    return [found[number] for number in sorted(found)]
+
+
+def _simulate(scenario: Scenario, nat_ips: int, seed: int | None, formula: float) -> Simulated:
+    """Send the scenario as packets, with several seeds."""
     shares, connections, failures, lowest = [], 0, 0, 100.0
-    for number in range(_SEEDS):
-        found = exhaust(Exhaust(scenario, seed=seed + number)).findings
-        counts = found["traffic"][0]["connections"]
-        failed = sum(found["private_endpoints"][0]["failures"].values())
-        shares.append(failed / max(1, counts["started"]))
-        connections += counts["started"]
+    for number in range(SEEDS):
+        found = exhaust(Exhaust(scenario, seed=(scenario.seed if seed is None else seed) + number)).findings
+        counts = [source["connections"] for source in found["traffic"]]
+        started = sum(count["started"] for count in counts)
+        failed = sum(count["failed"] for count in counts)
+        shares.append(failed / max(1, started))
+        connections += started
         failures += failed
         if found["lowest_availability"] is not None:
             lowest = min(lowest, found["lowest_availability"]["percent"])
     share = failures / max(1, connections)
     if failures == 0:
-        return Simulated(nat_ips, connections, 0, 0.0, 0.0, min(1.0, 3 / max(1, connections)), lowest)
+        return Simulated(nat_ips, connections, 0, 0.0, 0.0, min(1.0, 3 / max(1, connections)), lowest, formula)
     # Failures come together, so the spread between seeds is the measure: Student's t, 95 %, 2 degrees of freedom.
-    spread = 4.303 * statistics.stdev(shares) / math.sqrt(_SEEDS)
-    return Simulated(nat_ips, connections, failures, share, max(0.0, share - spread), min(1.0, share + spread), lowest)
+    spread = 4.303 * statistics.stdev(shares) / math.sqrt(SEEDS)
+    low, high = max(0.0, share - spread), min(1.0, share + spread)
+    return Simulated(nat_ips, connections, failures, share, low, high, lowest, formula)

@@ -11,20 +11,27 @@ from numpy.typing import NDArray
 from dataplane.runs.captured import connections_of_captures
 from dataplane.runs.connections import RECORDED
 from dataplane.runs.flow_logs import connections_to, end_of, read_flow_logs
-from dataplane.runs.scenario import MOST_BYTES, TrafficSource
+from dataplane.runs.scenario import TrafficSource
+from dataplane.runs.scenario_values import MOST_BYTES
 
 #: Bytes of IPv4 and transport header without options, which are no payload.
 _HEADERS = {"tcp": 40, "udp": 28}
 
 
 def recorded_connections(source: TrafficSource, endpoint: IPv4Address) -> tuple[NDArray[Any], int, list[str]]:
-    """A source's connections (rows of RECORDED), as often and as fast as it asks for; what its user should know.
+    """A source's given connections (rows of RECORDED), as often and as fast as it asks for; what its user should know.
 
     With them comes after how many nanoseconds they begin again, 0: never. Of flow logs those to the endpoint's address
-    and the source's port count, of captures all of the protocol. Raises `CaptureError` and `RunError`, one line.
+    and the source's port count, of captures all of the protocol; of moments no more is known than when. Raises
+    `CaptureError` and `RunError`, one line.
     """
     arrivals = source.arrivals
-    if arrivals.pattern == "flow_log":
+    again = bool(arrivals.repeat)
+    if arrivals.moments is not None:
+        rows = np.zeros(len(arrivals.moments), RECORDED)
+        rows["time"] = arrivals.moments
+        length, again = arrivals.period or 0, arrivals.period is not None
+    elif arrivals.pattern == "flow_log":
         rows, length = _of_flow_logs(arrivals.paths, source.protocol, (endpoint, source.port))
     else:
         rows, length = _of_captures(arrivals.paths, source.protocol)
@@ -39,7 +46,10 @@ def recorded_connections(source: TrafficSource, endpoint: IPv4Address) -> tuple[
         rows[key] = rows[key].clip(0, MOST_BYTES)
     speed = arrivals.speed or 1.0
     rows["time"] = (rows["time"] / speed).astype(np.int64)
-    return np.repeat(rows, arrivals.copies or 1), max(1, round(length / speed)) if arrivals.repeat else 0, notes
+    each = 1.0 if arrivals.copies is None else arrivals.copies
+    # With 1.5 copies the connections are once and twice there in turn.
+    copies = np.diff(np.floor(np.arange(len(rows) + 1) * each + 1e-9)).astype(np.int64)
+    return np.repeat(rows, copies), max(1, round(length / speed)) if again else 0, notes
 
 
 def _of_flow_logs(paths: tuple[str, ...], protocol: str, server: tuple[IPv4Address, int]) -> tuple[NDArray[Any], int]:

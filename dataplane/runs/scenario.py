@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
     ModelWrapValidatorHandler,
-    PlainValidator,
     StrictBool,
     ValidationError,
-    WithJsonSchema,
     model_validator,
 )
 
 from dataplane.runs.frames import MOST_PACKETS
 from dataplane.runs.payload import MOST_PAYLOAD
+from dataplane.runs.scenario_values import Copies, FileName, Moments, PayloadBytes, Percent, Rate, Shape, Share, Speed
 from dataplane.topology.check import error_with, findings_of
 from dataplane.topology.draft import Finding
 from dataplane.topology.model import Event, Protocol, Topology
 from dataplane.topology.parts import Part
-from dataplane.topology.values import LOWER_CASE, Count, Duration, Name, Port, PositiveDuration, Prefix, shown
+from dataplane.topology.values import LOWER_CASE, Duration, Name, Port, PositiveDuration, Prefix
 
 MINUTE = 60_000_000_000
 
@@ -33,32 +33,6 @@ MOST_HOSTS = 10_000
 
 #: Patterns whose connections are those of files.
 RECORDED = ("capture", "flow_log")
-
-
-def between(low: float, high: float, what: str) -> PlainValidator:
-    """Reads a number of the file between two bounds."""
-
-    def parse(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"is {shown(value)}, but must be a number: {what}")
-        if not low <= value <= high:
-            raise ValueError(f"{shown(value)} is not {what}; write {low:g} to {high:g}")
-        return float(value)
-
-    return PlainValidator(parse)
-
-
-def number_schema(low: float, high: float) -> WithJsonSchema:
-    """The same bounds for the JSON Schema."""
-    return WithJsonSchema({"type": "number", "minimum": low, "maximum": high})
-
-
-Rate = Annotated[float, between(0, 1e7, "a rate in connections per second"), number_schema(0, 1e7)]
-Speed = Annotated[float, between(1e-6, 1e6, "a speed"), number_schema(1e-6, 1e6)]
-Share = Annotated[float, between(0, 1e9, "a share"), number_schema(0, 1e9)]
-Shape = Annotated[float, between(0.01, 100, "a shape"), number_schema(0.01, 100)]
-FileName = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Percent = Annotated[float, between(0, 100, "a percentage"), number_schema(0, 100)]
 
 
 class RateStep(Part):
@@ -81,11 +55,14 @@ class Arrivals(Part):
         "daily": (("low", "high"), ("period", "highest_at")),
         "capture": ((), ("file", "files", "copies", "speed", "repeat")),
         "flow_log": ((), ("file", "files", "copies", "speed", "repeat")),
+        "moments": (("moments",), ("period", "copies", "speed")),
     }
 
-    pattern: Literal["constant", "poisson", "ramp", "steps", "on_off", "daily", "capture", "flow_log"] = Field(
-        description="How the rate goes: always the same (evenly spaced, or a Poisson process), from one rate to "
-        "another, in steps, in bursts, up and down like a day, or as in a capture or flow log."
+    pattern: Literal["constant", "poisson", "ramp", "steps", "on_off", "daily", "capture", "flow_log", "moments"] = (
+        Field(
+            description="How the rate goes: always the same (evenly spaced, or a Poisson process), from one rate to "
+            "another, in steps, in bursts, up and down like a day, as in a capture or flow log, or moment by moment."
+        )
     )
     rate: Rate | None = Field(default=None, description="Connections per second; of a ramp at first, of a burst in it.")
     to_rate: Rate | None = Field(default=None, description="ramp: the rate that is reached, and kept.")
@@ -96,7 +73,10 @@ class Arrivals(Part):
     off_rate: Rate | None = Field(default=None, description="on_off: the rate between bursts; left out: 0.")
     low: Rate | None = Field(default=None, description="daily: the lowest rate.")
     high: Rate | None = Field(default=None, description="daily: the highest rate.")
-    period: PositiveDuration | None = Field(default=None, description="daily: its length; left out: 24h.")
+    period: PositiveDuration | None = Field(
+        default=None,
+        description="daily: its length; left out: 24h. moments: after how long they come again; left out: never.",
+    )
     highest_at: Duration | None = Field(
         default=None, description="daily: when the rate is highest; left out: after half of it."
     )
@@ -110,8 +90,14 @@ class Arrivals(Part):
         description="capture, flow_log: several files in place of file, merged by time; a pattern such as "
         "logs/**/PT1H.json stands for every file that fits.",
     )
-    copies: Count | None = Field(default=None, description="capture, flow_log: connections per one; left out: 1.")
-    speed: Speed | None = Field(default=None, description="capture, flow_log: times as fast as there; left out: 1.")
+    moments: Moments | None = Field(default=None, description="moments: when each connection begins, in order.")
+    copies: Copies | None = Field(
+        default=None,
+        description="capture, flow_log, moments: connections per one; 1.5: every other one twice; left out: 1.",
+    )
+    speed: Speed | None = Field(
+        default=None, description="capture, flow_log, moments: times as fast as there; left out: 1."
+    )
     repeat: StrictBool | None = Field(default=None, description="capture, flow_log: again at its end; left out: no.")
     spacing: Literal["even", "poisson"] | None = Field(
         default=None, description="Evenly spaced, or at random; left out: even for constant, else poisson."
@@ -132,12 +118,14 @@ class Arrivals(Part):
                 raise ValueError(f"{key} does not go with pattern {self.pattern}; {words}")
         if self.pattern in RECORDED and (self.file is None) == (not self.files):
             raise ValueError(f"{'file is missing' if self.file is None else 'has both file and files'}; {words}")
-        if self.pattern in RECORDED and self.spacing is not None:
+        if self.is_given and self.spacing is not None:
             raise ValueError(f"spacing does not go with pattern {self.pattern}, which says when each connection begins")
         if self.stop is not None and self.stop <= self.start:
             raise ValueError("stops before it starts; write a stop later than start")
-        if self.steps is not None and any(b.at <= a.at for a, b in zip(self.steps, self.steps[1:], strict=False)):
+        if self.steps is not None and any(b.at <= a.at for a, b in pairwise(self.steps)):
             raise ValueError("steps are not in order of time; write every step later than the one before it")
+        if self.moments is not None and self.period is not None and self.moments[-1] >= self.period:
+            raise ValueError("a moment is not before the period's end; write a longer period")
         if self.pattern == "daily" and self.low > self.high:  # type: ignore[operator]
             raise ValueError(f"low is {self.low:g}, above high, {self.high:g}; exchange them")
         return self
@@ -148,6 +136,11 @@ class Arrivals(Part):
         return self.files or (() if self.file is None else (self.file,))
 
     @property
+    def is_given(self) -> bool:
+        """Whether it is said of each connection when it begins, rather than at which rate they do."""
+        return bool(self.paths) or self.moments is not None
+
+    @property
     def is_even(self) -> bool:
         """Whether connections are evenly spaced rather than at random."""
         return self.spacing == "even" or (self.spacing is None and self.pattern == "constant")
@@ -156,7 +149,7 @@ class Arrivals(Part):
 class Life(Part):
     """How long a connection lives, from its first packet to its last."""
 
-    distribution: Literal["fixed", "exponential", "log_normal", "pareto", "as_recorded"] = Field(
+    distribution: Literal["fixed", "exponential", "log_normal", "pareto", "sample", "as_recorded"] = Field(
         default="fixed", description="All the same, at random, or each as in the capture or flow log."
     )
     value: Duration | None = Field(default=None, description="fixed: the life.")
@@ -167,15 +160,19 @@ class Life(Part):
     shape: Shape | None = Field(
         default=None, description="log_normal: the standard deviation of the logarithm; pareto: the tail's exponent."
     )
+    values: Annotated[tuple[Duration, ...], Field(min_length=1)] | None = Field(
+        default=None, description="sample: lives, each as likely as the others."
+    )
 
     @model_validator(mode="after")
     def _keys_fit(self) -> Self:
-        given = {key for key in ("value", "mean", "median", "shape") if getattr(self, key) is not None}
+        given = {key for key in ("value", "mean", "median", "shape", "values") if getattr(self, key) is not None}
         choices: dict[str, list[set[str]]] = {
             "fixed": [{"value"}],
             "exponential": [{"mean"}],
             "log_normal": [{"mean", "shape"}, {"median", "shape"}],
             "pareto": [{"mean", "shape"}, {"median", "shape"}],
+            "sample": [{"values"}],
             "as_recorded": [set()],
         }
         if given not in choices[self.distribution]:
@@ -187,8 +184,8 @@ class Life(Part):
 
     @property
     def scale(self) -> float:
-        """The distribution's scale, nanoseconds: the value, the mean, e^μ, or the least life; 0 if recorded."""
-        if self.distribution == "as_recorded":
+        """The distribution's scale, nanoseconds: the value, the mean, e^μ, the least life (pareto), 0 of the others."""
+        if self.distribution in ("sample", "as_recorded"):
             return 0.0
         if self.distribution == "log_normal":
             assert self.shape is not None
@@ -207,28 +204,10 @@ class Life(Part):
         return float(life)
 
 
-#: The most payload of a request or a response, bytes.
-MOST_BYTES = MOST_PACKETS * MOST_PAYLOAD
-
-_BYTES_SCHEMA = WithJsonSchema(
-    {"anyOf": [{"type": "integer", "minimum": 0, "maximum": MOST_BYTES}, {"const": "as_recorded"}]}
-)
-
-
-def _bytes(value: object) -> int | str:
-    if value == "as_recorded":
-        return "as_recorded"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"is {shown(value)}, but must be a whole number of bytes, or as_recorded")
-    if not 0 <= value <= MOST_BYTES:
-        raise ValueError(f"{value} is no number of bytes that fits; write 0 to {MOST_BYTES}")
-    return value
-
-
 class Payload(Part):
     """What is sent one way: so many bytes in so many packets, or as many as in a capture or flow log."""
 
-    bytes: Annotated[int | Literal["as_recorded"], PlainValidator(_bytes), _BYTES_SCHEMA] = Field(
+    bytes: PayloadBytes = Field(
         default=0,
         description="Bytes of payload in all; as_recorded: as in the capture or flow log, header bytes taken off.",
     )

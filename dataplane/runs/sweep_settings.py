@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
-from dataplane.runs.scenario import RECORDED, Scenario, between, number_schema
+from dataplane.runs.scenario import Scenario
+from dataplane.runs.scenario_values import between, number_schema
 from dataplane.topology.model import Topology
 from dataplane.topology.parts import PROBING, NatPolicy, Part, Timeouts
 
@@ -38,7 +39,7 @@ _TYPES: dict[str, tuple[Any, str]] = {
         f"timeouts.{name}": (_type_of(Timeouts, name), f"nat: {{timeouts: {{{name}: …}}}} of each service.")
         for name in Timeouts.model_fields
     },
-    "load": (_Factor, "A factor on the rates of every source."),
+    "load": (_Factor, "A factor on the rates of every source, or on the copies of given connections."),
     "seed": (_type_of(Scenario, "seed"), "The scenario's seed."),
 }
 
@@ -71,6 +72,15 @@ def with_settings(scenario: Scenario, settings: Settings) -> Scenario:
                 change(service, value)
     topology["events"] = [{k: v for k, v in event.items() if v is not None} for event in topology["events"]]
     return Scenario.model_validate({**document, "topology": Topology.model_validate(topology)})
+
+
+def with_nat(topology: Topology, **values: Any) -> Topology:
+    """The topology with these values, as its objects have them, in the NAT of every service; they are not checked."""
+    services = tuple(
+        service.model_copy(update={"nat": service.nat.model_copy(update=values)})
+        for service in topology.private_link_services
+    )
+    return topology.model_copy(update={"private_link_services": services})
 
 
 def _change(name: str) -> Callable[[dict[str, Any], Any], None]:
@@ -108,8 +118,7 @@ def _counted_on(addresses: list[str], count: int) -> list[str]:
 def _load(traffic: list[dict[str, Any]], factor: float) -> None:
     for source in traffic:
         arrivals = source["arrivals"]
-        if arrivals["pattern"] in RECORDED:
-            what = "flow log" if arrivals["pattern"] == "flow_log" else "capture"
-            raise ValueError(f"{source['name']} begins connections as a {what} has them, and has no rate to multiply")
+        if arrivals.keys() & {"file", "files", "moments"}:
+            arrivals["copies"] = arrivals.get("copies", 1) * factor
         for part in (arrivals, *arrivals.get("steps", ())):
             part.update({key: part[key] * factor for key in _RATES if key in part})

@@ -31,6 +31,7 @@ from dataplane.runs.connections import (
     NOTHING,
     PARETO,
     RECORDED,
+    SAMPLE,
     SEGMENT,
     SOURCE,
     STATUS,
@@ -52,6 +53,7 @@ _LIVES = {
     "exponential": EXPONENTIAL,
     "log_normal": LOG_NORMAL,
     "pareto": PARETO,
+    "sample": SAMPLE,
     "as_recorded": AS_RECORDED,
 }
 
@@ -80,6 +82,7 @@ class Generator:
         sources = np.zeros(len(scenario.traffic), SOURCE)
         segments: list[tuple[int, int, float, float]] = []
         recorded = [np.zeros(0, RECORDED)]
+        lives: list[int] = []
         #: What the scenario's user should know of recorded connections.
         self.notes: list[str] = []
         hosts: list[int] = []
@@ -95,12 +98,12 @@ class Generator:
             hosts += host_addresses(topology, network, source.hosts_from, source.hosts, used.setdefault(network, set()))
             row["first_word"] = words
             words += -(-source.hosts * EPHEMERAL_PORTS // 64)
-            if source.arrivals.paths:
+            if source.arrivals.is_given:
                 given, row["period"], notes = recorded_connections(source, endpoint.ip)
                 row["first_recorded"], row["recorded"] = sum(map(len, recorded)), len(given)
                 recorded.append(given)
                 self.notes += notes
-            else:
+            if not row["recorded"]:  # a rate says when, which is 0 where no copy of what is given is left
                 pieces, row["period"] = pieces_of(source.arrivals)
                 row["first_segment"], row["segments"] = len(segments), len(pieces)
                 segments += pieces
@@ -108,6 +111,8 @@ class Generator:
             row["until"] = origin_ns + min(scenario.duration, source.arrivals.stop or scenario.duration)
             row["even"] = source.arrivals.is_even
             _describe(row, source)
+            row["first_life"], row["lives"] = len(lives), len(source.life.values or ())
+            lives += source.life.values or ()
         longest = slice_ns or min(min(source.round_trip for source in scenario.traffic), SECOND_NS)
         status = np.zeros(1, STATUS)
         status["free"], status["origin"] = -1, origin_ns
@@ -117,6 +122,7 @@ class Generator:
             sources,
             np.array(segments, SEGMENT),
             np.concatenate(recorded),
+            np.array(lives, np.int64),
             np.array(hosts, np.int64),
             np.zeros(words, np.uint64),
             np.zeros(1024, CONNECTION),

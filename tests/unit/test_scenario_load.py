@@ -126,6 +126,23 @@ alert: {window: 90s}
             "7: traffic[0].hosts: 12 client addresses are wanted, and 10.0.1.0/28 has 10 that are free",
         ),
         (("port: 443", "port: 443\n    keep_alive: 1ms"), "4: traffic[0]: keep_alive is shorter than round_trip"),
+        (("pattern: poisson, rate: 100", "pattern: moments"), "7: traffic[0].arrivals: moments is missing"),
+        (
+            ("pattern: poisson, rate: 100", "pattern: moments, moments: [2s, 1s]"),
+            "7: traffic[0].arrivals.moments: moments are not in order of time",
+        ),
+        (
+            ("pattern: poisson, rate: 100", "pattern: moments, moments: [1, 2s]"),
+            "7: traffic[0].arrivals.moments: 1 needs a unit: write 1s for seconds",
+        ),
+        (
+            ("pattern: poisson, rate: 100", "pattern: moments, moments: [2s], period: 2s"),
+            "7: traffic[0].arrivals: a moment is not before the period's end",
+        ),
+        (
+            ("pattern: poisson, rate: 100", "pattern: moments, moments: [2s], spacing: even"),
+            "7: traffic[0].arrivals: spacing does not go with pattern moments",
+        ),
         (
             ("port: 443", "port: 443\n    request: {bytes: 5000, packets: 1}"),
             "7: traffic[0].request: 5000 bytes do not fit into 1 packets of at most 1460 bytes; write at least 4",

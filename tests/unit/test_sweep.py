@@ -137,12 +137,13 @@ def test_several_files_count_by_their_content(tmp_path: Path) -> None:
     assert len({hash_of(b"one"), hash_of(b"one", b"two"), hash_of(b"one", b"three")}) == 3
 
 
-@pytest.mark.parametrize(("pattern", "what"), [("capture", "capture"), ("flow_log", "flow log")])
-def test_a_recording_has_no_rate_to_multiply(pattern: str, what: str, tmp_path: Path) -> None:
+def test_load_multiplies_the_copies_of_given_connections(tmp_path: Path) -> None:
     (tmp_path / "a.pcap").write_bytes(b"")
-    arrivals = {"pattern": pattern, "file": str(tmp_path / "a.pcap")}
-    with pytest.raises(ValidationError, match=f"clients begins connections as a {what} has them"):
-        Sweep.model_validate({"scenario": scenario(source(arrivals=arrivals)), "grid": {"load": [2]}})
+    captured = source("a", arrivals={"pattern": "capture", "file": str(tmp_path / "a.pcap"), "copies": 3})
+    told = source("b", arrivals={"pattern": "moments", "moments": ["0s", "1.5s"], "period": "2s"})
+    one, two = (part.arrivals for part in with_settings(scenario(captured, told), {"load": 1.5}).traffic)
+    assert (one.copies, two.copies) == (4.5, 1.5)
+    assert (two.moments, two.period) == ((0, 1_500_000_000), 2_000_000_000)
 
 
 class Here(Executor):

@@ -445,6 +445,35 @@ def test_connections_begin_as_in_a_capture(syns: Path, settings: dict[str, Any],
     assert (begun // 1_000_000).tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0, 1500, 1500, 4000]),
+        ({"copies": 1.5}, [0, 1500, 1500, 1500, 4000, 4000]),
+        ({"copies": 0.5}, [1500, 4000]),
+        ({"copies": 0}, []),
+        ({"period": "5s", "start": "1s"}, [1000, 2500, 2500, 5000, 6000, 7500, 7500]),
+        ({"period": "5s", "speed": 2}, [0, 750, 750, 2000, 2500, 3250, 3250, 4500, 5000, 5750, 5750, 7000, 7500]),
+    ],
+)
+def test_connections_begin_at_the_moments_that_are_told(settings: dict[str, Any], expected: list[int]) -> None:
+    arrivals = {"pattern": "moments", "moments": ["0s", "1.5s", "1500ms", "4s"], **settings}
+    packets, _ = generate(scenario(source(arrivals=arrivals), duration="8s"))
+    assert (packets["time"] // 1_000_000).tolist() == expected
+
+
+def test_lives_of_a_sample_are_as_likely_as_each_other() -> None:
+    count = 3000
+    every = {"pattern": "constant", "rate": 100, "stop": f"{count // 100}s"}
+    life = {"distribution": "sample", "values": ["1s", "3s", "7s"]}
+    one = source(protocol="tcp", arrivals=every, life=life, ends={"rst": 1}, round_trip="1s")
+    packets, _ = generate(scenario(one, duration="2m"))
+    told = [c[-1]["time"] - c[0]["time"] for c in by_connection(packets)]
+    times, counts = np.unique(told, return_counts=True)
+    assert (times // _SECOND).tolist() == [2, 3, 7], "a handshake and an RST take two round-trips"
+    assert counts == pytest.approx([count / 3] * 3, abs=4 * math.sqrt(count * 2 / 9))
+
+
 def test_only_connections_of_the_sources_protocol_count(syns: Path) -> None:
     packets, _ = generate(scenario(captured(syns, "udp")))
     assert (packets["time"] // 1_000_000).tolist() == [2000]
