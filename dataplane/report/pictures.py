@@ -14,7 +14,8 @@ from dataplane.runs.folder import RunError
 
 _SERIES = ("#2f6fd6", "#d1551c", "#178a72", "#8a56c4", "#b8860b", "#c23b7a", "#4b8b2b", "#75808f")
 _HEAT = ("#eef2f8", "#b5d0f0", "#5b9be0", "#e08a3c", "#a61b1b")
-_INK, _MUTED, _BAD = "#1b2430", "#566273", "#b42318"
+_INK, _MUTED = "#1b2430", "#566273"
+_MARKS = {"failure": "#b42318", "alert": "#8a4b08", "event": "#566273"}
 _SIZE = (12.8, 7.2)  # inches: at 150 dots an inch a slide of 1920 × 1080
 _DPI = 150
 
@@ -62,11 +63,18 @@ def _steps(axes: Any, chart: Steps) -> None:
             style = "--" if series.dashed else "-"
             axes.stairs(figures, edges, baseline=None, color=colour, linewidth=2.2, linestyle=style, label=label)
     for mark in chart.marks:
-        moment = np.datetime64(mark.time_ns, "ns")
-        axes.axvline(moment, color=_BAD, linestyle=":", linewidth=2)
+        moment, colour = np.datetime64(mark.time_ns, "ns"), _MARKS[mark.kind]
+        axes.axvline(moment, color=colour, linestyle=":", linewidth=2)
+        right = moment - edges[0] < 0.04 * (edges[-1] - edges[0])  # where there is no room on the left
         axes.annotate(
-            mark.text, (moment, 1), xycoords=("data", "axes fraction"), color=_BAD, ha="right", va="top",
-            xytext=(-5, -2), textcoords="offset points", rotation=90,
+            _plain(_short(mark.text)), (moment, 1), xycoords=("data", "axes fraction"), color=colour, va="top",
+            ha="left" if right else "right", xytext=(5 if right else -5, -2), textcoords="offset points", rotation=90,
+        )
+    for limit in chart.limits:
+        axes.axhline(limit.value, color=_MARKS["alert"], linestyle="--", linewidth=1)
+        axes.annotate(
+            limit.text, (0, limit.value), xycoords=("axes fraction", "data"), color=_MARKS["alert"], va="bottom",
+            xytext=(5, 2), textcoords="offset points",
         )
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(*(0, None) if chart.top is None else (-0.01 * chart.top, 1.01 * chart.top))  # lines at the ends show

@@ -35,12 +35,12 @@ def write_report(folder: Path, output: Path | None = None, pictures: Path | None
     run = read_run(folder)
     if os.path.realpath(path) in {os.path.realpath(folder / name) for name in FILES if name != REPORT}:
         raise RunError(f"{path}: is one of the run's own files, and the report would take its place; name another file")
-    sections = content(run)
+    who, sections = content(run)
     charts = [chart for section in sections for chart in section.charts]
     made: list[Path] = []
     outputs = WholeFiles()
     try:
-        outputs.text(path).write(page(run, sections))
+        outputs.text(path).write(page(run, who, sections))
         if pictures is not None:
             from dataplane.report.pictures import draw
 

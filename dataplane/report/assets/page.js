@@ -13,6 +13,7 @@
     year: "{d} {MMM} {yyyy}", month: "{d} {MMM} {yyyy}", day: "{d} {MMM}", hour: "{HH}:{mm}", minute: "{HH}:{mm}",
     second: "{HH}:{mm}:{ss}", millisecond: "{HH}:{mm}:{ss}.{SSS}", none: "{HH}:{mm}:{ss}.{SSS}",
   };
+  const MOST_WORDS = 8; // marks of one chart whose words have room
   const SLIDER_FROM = 12; // intervals that are seen well without zooming in
 
   const full = new Intl.NumberFormat("en", { maximumFractionDigits: 3 });
@@ -34,7 +35,7 @@
       muted: of("muted"),
       line: of("line"),
       surface: of("surface"),
-      bad: of("bad"),
+      marks: { failure: of("bad"), alert: of("alert"), event: of("muted") },
       series: [1, 2, 3, 4, 5, 6, 7, 8].map((number) => of("series-" + number)),
       heat: [0, 1, 2, 3, 4].map((number) => of("heat-" + number)),
     };
@@ -45,6 +46,8 @@
   function told(chart, at) {
     if (chart.kind === "steps") {
       const lines = chart.series.map((series) => [series.name, withUnit(series.values[at], chart.unit)]);
+      const within = ({ time }) => Math.min(Math.floor((time - chart.start) / chart.width), chart.count - 1) === at;
+      for (const mark of chart.marks.filter(within)) lines.push([mark.text, stamp(mark.time, 1).slice(11)]);
       return [stamp(chart.start + at * chart.width, chart.width) + " UTC, " + chart.each, lines];
     }
     if (chart.kind === "bars") {
@@ -128,10 +131,29 @@
     return touch ? [slider] : [slider, inside];
   }
 
-  // Text at the ends of the axis stays inside of the picture.
-  function side(chart, time) {
-    const place = (time - chart.start) / (chart.width * chart.count);
-    return place < 0.15 ? "left" : place > 0.85 ? "right" : "center";
+  // Moments as upright lines with their words along them, limits as level ones.
+  function markLine(chart, colours) {
+    if (!chart.marks.length && !chart.limits.length) return undefined;
+    const short = (text) => (text.length > 40 ? text.slice(0, 39) + "…" : text);
+    const words = chart.marks.length <= MOST_WORDS;
+    const upright = chart.marks.map(({ time, text, kind }) => {
+      const right = time - chart.start < 0.04 * chart.width * chart.count; // where there is no room on the left
+      return {
+        xAxis: time, name: short(text), lineStyle: { color: colours.marks[kind] },
+        label: {
+          show: words || kind !== "event", color: colours.marks[kind], position: right ? "insideEndBottom" : "insideEndTop",
+        },
+      };
+    });
+    const level = chart.limits.map(({ value, text }) => ({
+      yAxis: value, name: text, lineStyle: { color: colours.marks.alert, type: "dashed", width: 1 },
+      label: { color: colours.marks.alert, position: "insideStartTop" },
+    }));
+    return {
+      silent: true, symbol: "none", lineStyle: { type: "dotted", width: 2 },
+      label: { formatter: "{b}", textBorderColor: colours.surface, textBorderWidth: 3 },
+      data: [...upright, ...level],
+    };
   }
 
   function legend(chart, colours) {
@@ -152,7 +174,7 @@
       return tip(chart, Math.min(Math.max(at, 0), chart.count - 1));
     };
     option.legend = legend(chart, colours);
-    option.grid = { left: 8, right: 20, top: option.legend && chart.marks.length ? 50 : 34, bottom: zooms.length ? 44 : 12, containLabel: true };
+    option.grid = { left: 8, right: 20, top: option.legend ? 34 : 12, bottom: zooms.length ? 44 : 12, containLabel: true };
     option.xAxis = {
       type: "time", min: chart.start, max: chart.start + chart.count * chart.width, ...style,
       splitLine: { show: false }, axisLabel: { ...style.axisLabel, formatter: TIMES },
@@ -171,13 +193,7 @@
       lineStyle: { width: chart.stacked ? 0.5 : 2, type: series.dashed ? "dashed" : "solid" },
       areaStyle: chart.stacked ? { opacity: 0.75 } : undefined,
       data: steps(chart, series.values),
-      markLine: number || !chart.marks.length ? undefined : {
-        silent: true,
-        symbol: "none",
-        lineStyle: { color: colours.bad, type: "dotted", width: 2 },
-        label: { color: colours.bad, formatter: (mark) => chart.marks[mark.dataIndex].text, position: "end" },
-        data: chart.marks.map((mark) => ({ xAxis: mark.time, label: { align: side(chart, mark.time) } })),
-      },
+      markLine: number ? undefined : markLine(chart, colours),
     }));
     return option;
   }
