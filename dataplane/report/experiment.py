@@ -36,6 +36,7 @@ class Findings:
     first_failure_seconds: float | None
     threshold_percent: float
     fired_seconds: float | None
+    fired_nat_ip: str
     users: list[User]
     sources: list[Source]
 
@@ -49,6 +50,7 @@ def read_findings(found: dict[str, Any]) -> Findings:
         first_failure_seconds=None if failure is None else float(failure["time_seconds"]),
         threshold_percent=float(alert["threshold_percent"]),
         fired_seconds=None if alert["fired_seconds"] is None else float(alert["fired_seconds"]),
+        fired_nat_ip=str(alert["nat_ip"]),
         users=[
             User(
                 str(each["name"]),

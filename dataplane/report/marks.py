@@ -71,7 +71,7 @@ def _moments(run: Run) -> Iterator[Moment]:
     for event in sorted(happened, key=lambda event: event.at)[:MOST_EVENTS]:
         yield Moment(event.at / SECOND, event_text(event), "event")
     if run.exhaustion is not None:
-        yield Moment(run.exhaustion.seconds, "first failure", "failure")
+        yield Moment(run.exhaustion.seconds, f"first failure, {run.exhaustion.nat_ip}", "failure")
     if run.findings is None:
         return
     found = run.findings
@@ -81,4 +81,4 @@ def _moments(run: Run) -> Iterator[Moment]:
     if after is not None and (run.exhaustion is None or after != run.exhaustion.seconds):
         yield Moment(after, "first failure after the warm-up", "failure")
     if found.fired_seconds is not None:
-        yield Moment(found.fired_seconds, "alert fires", "alert")
+        yield Moment(found.fired_seconds, f"alert fires, {found.fired_nat_ip}", "alert")

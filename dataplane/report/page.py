@@ -89,12 +89,15 @@ def _answers(run: Run, who: Sequence[str]) -> Iterator[str]:
             f"Where: service {first.service}, NAT IP {first.nat_ip}, {first.protocol} toward backend {first.backend}. "
             f"{_explanation(first.reason)} In the whole run a session found no port {lost}."
         )
-    yield from who
+    if who:
+        yield " ".join(who)
     if run.findings is not None:
         if run.findings.from_seconds:
             yield f"What follows leaves out the first {run.findings.from_seconds:,.0f} s, the warm-up."
             yield run.findings.answers[0].removesuffix(".") + "."
-        yield from (line.removesuffix(".") + "." for line in run.findings.answers[1:])
+        # That the lowest is nothing goes without saying where ports ran out.
+        after = run.findings.answers[1 if run.findings.first_failure_seconds is None else -1 :]
+        yield from (line.removesuffix(".") + "." for line in after)
 
 
 def _timeline(run: Run) -> str:
@@ -107,7 +110,7 @@ def _timeline(run: Run) -> str:
         return f"{seconds:,.3f}".rstrip("0").rstrip(".") + f" s{clock}"
 
     lines = "".join(
-        f'<li class="{moment.kind}"><span>{escape(when(moment.seconds))}</span> {escape(moment.text)}</li>'
+        f'<li class="at-{moment.kind}"><span>{escape(when(moment.seconds))}</span> {escape(moment.text)}</li>'
         for moment in found
     )
     more = len(run.events) - sum(moment.kind == "event" for moment in found)

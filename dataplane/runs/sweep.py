@@ -21,20 +21,10 @@ from dataplane.runs.exhaust import Exhaust, exhaust
 from dataplane.runs.folder import RunError, WholeFiles, keep_inputs, to_json, version_of
 from dataplane.runs.replay import interruption
 from dataplane.runs.scenario import Scenario
-from dataplane.runs.sweep_file import Sweep, settings_text
+from dataplane.runs.sweep_file import Sweep, dump_sweep, settings_text
+from dataplane.runs.sweep_results import CONFIGURATION, FIGURES, RESULTS
 from dataplane.runs.sweep_settings import Settings, with_settings
 from dataplane.runs.warmup import warm_up
-
-#: Columns of the results after the settings, each a whole number (int) or not.
-FIGURES: dict[str, type] = {
-    "first_failure_seconds": float,
-    "lowest_availability_percent": float,
-    "failures": int,
-    "sessions_created": int,
-    "failure_share": float,
-    "alert_fired_seconds": float,
-    "alert_seconds_before_first_failure": float,
-}
 
 #: Told after every cell: how many are done, of how many.
 Progress = Callable[[int, int], None]
@@ -80,7 +70,8 @@ def sweep(job: SweepJob, members: Executor | None = None, progress: Progress | N
     if job.parquet and importlib.util.find_spec("pyarrow") is None:
         raise RunError("--parquet needs pyarrow, which is not installed: pip install 'dataplane[parquet]'")
     cells = list(job.sweep.cells())
-    tables = [job.folder / "results.csv", *([job.folder / "results.parquet"] if job.parquet else [])]
+    tables = [job.folder / RESULTS, job.folder / CONFIGURATION]
+    tables += [job.folder / "results.parquet"] if job.parquet else []
     keep_inputs(map(str, job.inputs), None, tables)
     folder = job.folder / "cells"
     try:
@@ -96,6 +87,7 @@ def sweep(job: SweepJob, members: Executor | None = None, progress: Progress | N
         rows = [cell | figures.get(name, dict.fromkeys(FIGURES)) for cell, name in zip(cells, hashes, strict=True)]
         if not interrupted:
             _write(files, rows)
+            files[1].write(dump_sweep(job.sweep).encode())
             if not job.parquet:  # one of an earlier sweep would tell of other cells
                 (job.folder / "results.parquet").unlink(missing_ok=True)
     computed = sum(name in figures for name in hashes) - kept
@@ -227,8 +219,8 @@ def _write(files: list[Any], rows: list[dict[str, Any]]) -> None:
     writer.writerow(rows[0])
     writer.writerows([_plain(value) for value in row.values()] for row in rows)
     files[0].write(text.getvalue().encode())
-    if len(files) > 1:
-        _write_parquet(files[1], rows)
+    if len(files) > 2:
+        _write_parquet(files[2], rows)
 
 
 def _plain(value: Any) -> Any:

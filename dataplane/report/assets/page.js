@@ -53,6 +53,7 @@
     if (chart.kind === "bars") {
       return [chart.labels[at], chart.series.map((each) => [each.name, withUnit(each.values[at], chart.unit)])];
     }
+    if (isPanels(chart)) return panels.told(chart, at);
     const row = Math.floor(at / chart.columns.length);
     const column = at % chart.columns.length;
     return [chart.columns[column], [[chart.rows[row], withUnit(chart.values[row][column], chart.unit)]]];
@@ -77,8 +78,9 @@
     return box;
   }
 
+  const isPanels = (chart) => chart.kind === "cells" || chart.kind === "lines";
   const places = (chart) =>
-    chart.kind === "steps" ? chart.count
+    isPanels(chart) ? panels.shape(chart).count : chart.kind === "steps" ? chart.count
       : chart.kind === "bars" ? chart.labels.length : chart.rows.length * chart.columns.length;
 
   // --- options --------------------------------------------------------------------------------------------------
@@ -156,10 +158,14 @@
     };
   }
 
+  const legendStyle = (colours) => ({
+    type: "scroll", top: 0, left: 0, textStyle: { color: colours.ink }, pageTextStyle: { color: colours.muted },
+    pageIconColor: colours.ink, pageIconInactiveColor: colours.line,
+  });
+
   function legend(chart, colours) {
     if (chart.series.length < 2 && !chart.stacked) return undefined;
-    return { type: "scroll", top: 0, left: 0, textStyle: { color: colours.ink },
-      pageTextStyle: { color: colours.muted }, pageIconColor: colours.ink, pageIconInactiveColor: colours.line };
+    return legendStyle(colours);
   }
 
   function stepsOption({ chart }, colours, pointed) {
@@ -253,11 +259,18 @@
     return option;
   }
 
+  function panelsOption({ chart, box }, colours) {
+    const width = root.classList.contains("paper") ? PAPER_WIDTH : box.clientWidth;
+    const tools = { colours, style: axisStyle(colours), legend: legendStyle(colours), full, compact, tip };
+    return panels.option(chart, base(chart, colours), width, tools);
+  }
+
   const option = (one, colours) =>
-    ({ steps: stepsOption, bars: barsOption, heat: heatOption })[one.chart.kind](one, colours, () =>
+    ({ steps: stepsOption, bars: barsOption, heat: heatOption, cells: panelsOption, lines: panelsOption })[one.chart.kind](one, colours, () =>
       one.instance.convertFromPixel({ xAxisIndex: 0 }, one.x));
 
-  function height(chart) {
+  function height(chart, width) {
+    if (isPanels(chart)) return panels.height(chart, width);
     if (chart.kind === "steps") return 300;
     if (chart.kind === "heat") return Math.min(440, 120 + chart.rows.length * 22);
     return 70 + chart.labels.length * (chart.series.length > 1 ? 44 : 30);
@@ -267,7 +280,7 @@
 
   const drawn = charts.map((chart) => {
     const box = document.getElementById("chart-" + chart.key);
-    box.style.height = height(chart) + "px";
+    box.style.height = height(chart, box.clientWidth) + "px";
     const instance = window.echarts.init(box, null, { renderer: "svg" }); // sharp on paper
     const one = { chart, box, instance, at: -1, x: 0 }; // the place that keys have reached, the pixel pointed at
     for (const event of ["mousemove", "click"]) instance.getZr().on(event, ({ offsetX }) => { one.x = offsetX; });
@@ -279,10 +292,11 @@
     const colours = palette();
     for (const one of drawn) {
       const { chart, box, instance } = one;
-      box.style.height = height(chart) * (paper ? 0.75 : 1) + "px";
+      const shrink = paper && !isPanels(chart) ? 0.75 : 1;
+      box.style.height = height(chart, paper ? PAPER_WIDTH : box.clientWidth) * shrink + "px";
       instance.resize({ width: paper ? PAPER_WIDTH : "auto" });
       const options = option(one, colours);
-      if (paper) {
+      if (paper && !isPanels(chart)) {
         options.dataZoom = [];
         options.grid.bottom = 8;
       }
@@ -301,15 +315,16 @@
       one.x = instance.convertToPixel({ xAxisIndex: 0 }, chart.start + (at + 0.5) * chart.width);
       instance.dispatchAction({ type: "showTip", x: one.x, y: box.clientHeight / 2 });
     } else {
-      instance.dispatchAction({ type: "showTip", seriesIndex: 0, dataIndex: at });
+      instance.dispatchAction({ type: "showTip", ...(isPanels(chart) ? panels.item(chart, at) : { seriesIndex: 0, dataIndex: at }) });
     }
     voice.textContent = title + ": " + lines.map((line) => line.join(" ")).join(", ");
   }
 
   function magnify(one, factor) {
     const { chart, instance, at } = one;
+    if (chart.kind === "bars" || isPanels(chart)) return;
     const count = chart.kind === "steps" ? chart.count : chart.columns.length;
-    if (chart.kind === "bars" || count <= SLIDER_FROM) return;
+    if (count <= SLIDER_FROM) return;
     const { start, end } = instance.getOption().dataZoom[0];
     const place = chart.kind === "steps" ? at : at % count;
     const middle = place < 0 ? (start + end) / 2 : (100 * (place + 0.5)) / count;
@@ -323,10 +338,10 @@
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const { chart, instance } = one;
     const last = places(chart) - 1;
-    const row = chart.kind === "heat" ? chart.columns.length : 1;
+    const row = "columns" in chart ? chart.columns.length : 1;
+    const up = chart.kind === "heat" || chart.kind === "cells" ? row : -row;
     const moves = {
-      ArrowRight: 1, ArrowLeft: -1, ArrowUp: chart.kind === "heat" ? row : -1,
-      ArrowDown: chart.kind === "heat" ? -row : 1, Home: -Infinity, End: Infinity,
+      ArrowRight: 1, ArrowLeft: -1, ArrowUp: up, ArrowDown: -up, Home: -Infinity, End: Infinity,
     };
     if (event.key in moves) {
       const to = one.at < 0 && moves[event.key] !== Infinity ? 0 : one.at + moves[event.key];
@@ -361,7 +376,12 @@
   const watch = new window.ResizeObserver((changes) => {
     if (root.classList.contains("paper")) return;
     const boxes = new Set(changes.map((change) => change.target));
-    drawn.filter(({ box }) => boxes.has(box)).forEach(({ instance }) => instance.resize({ width: "auto" }));
+    for (const one of drawn.filter(({ box }) => boxes.has(box))) {
+      const { chart, box, instance } = one;
+      if (isPanels(chart)) box.style.height = height(chart, box.clientWidth) + "px";
+      instance.resize({ width: "auto" });
+      if (isPanels(chart)) instance.setOption(option(one, palette()), { notMerge: true }); // more or fewer side by side
+    }
   });
   drawn.forEach(({ box }) => watch.observe(box));
   window.addEventListener("beforeprint", () => {
