@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dataplane.report.chart import Bars, Chart, HeatMap, Intervals, Steps
+from dataplane.report.panels import Panels
+from dataplane.report.picture_panels import draw_panels
 from dataplane.runs.folder import RunError
 
 _SERIES = ("#2f6fd6", "#d1551c", "#178a72", "#8a56c4", "#b8860b", "#c23b7a", "#4b8b2b", "#75808f")
@@ -34,10 +36,17 @@ def draw(chart: Chart, file: BinaryIO) -> None:
 
     figure = Figure(figsize=_SIZE, dpi=_DPI, layout=ConstrainedLayoutEngine(rect=(0.02, 0.03, 0.96, 0.84)))
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
     figure.text(0.03, 0.95, _plain(chart.title), fontsize=20, fontweight="bold", color=_INK, va="center")
     words = textwrap.fill(chart.summary, 130, max_lines=2)
     figure.text(0.03, 0.915, _plain(words), fontsize=12, color=_MUTED, va="top")
+    if isinstance(chart, Panels):
+        draw_panels(figure, chart, _SERIES, _HEAT, _plain)
+    else:
+        _draw_one(figure.add_subplot(), chart)
+    figure.savefig(file, format="png", metadata={"Software": None})
+
+
+def _draw_one(axes: Any, chart: Chart) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=_MUTED)
     match chart:
@@ -47,7 +56,6 @@ def draw(chart: Chart, file: BinaryIO) -> None:
             _bars(axes, chart)
         case HeatMap():
             _heat(axes, chart)
-    figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def _steps(axes: Any, chart: Steps) -> None:

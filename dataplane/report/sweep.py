@@ -74,8 +74,8 @@ def read_results(folder: Path) -> Results:
             for line in lines:
                 if len(line) != len(header):
                     raise ValueError(f"has {len(line)} values, not {len(header)}")
-                settings = {name: text or "null" for name, text in zip(header[:count], line[:count], strict=True)}
-                rows.append((settings, {n: _figure(t) for n, t in zip(FIGURES, line[count:], strict=True)}))
+                cell = {name: _label(text) for name, text in zip(header[:count], line[:count], strict=True)}
+                rows.append((cell, {n: _figure(t) for n, t in zip(FIGURES, line[count:], strict=True)}))
         except (ValueError, csv.Error) as error:
             raise RunError(f"{path}:{lines.line_num or 1}: is damaged: {error}; sweep again to write it anew") from None
     if not rows:
@@ -91,6 +91,14 @@ def _setting(name: str, values: list[str]) -> Setting:
         return Setting(name, values, None)
     order = sorted(zip(numbers, values, strict=True))
     return Setting(name, [value for _, value in order], [number for number, _ in order])
+
+
+def _label(text: str) -> str:
+    """A value as charts call it: numbers as short as they can be, null as a sweep file writes it."""
+    try:
+        return f"{float(text):.12g}" if "." in text else text or "null"
+    except ValueError:
+        return text
 
 
 def _number(text: str) -> float | None:

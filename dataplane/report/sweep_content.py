@@ -58,10 +58,13 @@ def sweep_content(results: Results) -> list[Section]:
     places = _Places(results)
     sections = []
     for figure in _FIGURES:
-        charts = list(places.charts(figure))
-        if charts:
-            words = [places.words] if places.words and not sections else []
-            sections.append(Section(figure.key, figure.title, words, charts))
+        words = [figure.note, *([places.words] if places.words else [])]
+        every = {value for _, figures in results.rows for value in _values(figure, [figures])}
+        if len(every) > 1:
+            sections.append(Section(figure.key, figure.title, words, list(places.charts(figure))))
+        elif every:
+            alike = f"In every cell that has this figure it is {_number(every.pop(), figure.unit)}."
+            sections.append(Section(figure.key, figure.title, [figure.note, alike]))
     return sections
 
 
@@ -107,14 +110,14 @@ class _Places:
         rows = [row for panel in panels for row in panel.rows]
         values = [value for row in rows for part in (row.values, row.low or (), row.high or ()) for value in part
                   if value is not None]  # fmt: skip
-        if not values:
+        if not values:  # what has figures is not shown
             return
-        bottom, top = min(0.0, *values), max(0.0, *values) or (1.0 if min(values) == 0 else 0.0)
+        bottom, top = min(0.0, *values), max(0.0, *values)
         if figure.unit == "%" and top > 50:
             top = 100.0
         columns = self._axes[0]
         rows_title = self._axes[1].name if len(self._axes) > 1 else ""
-        summary, note = self._summary(figure, panels), figure.note
+        summary, note = self._summary(figure, panels), ""
         if rows_title:
             yield Cells(
                 f"{figure.key}-map", f"{figure.title}, by {columns.name} and {rows_title}", summary, figure.unit, note,
@@ -123,7 +126,7 @@ class _Places:
         numbers = None if columns.name == SEED or columns.numbers is None else columns.numbers[: len(self._columns)]
         shown = [Panel(panel.title, panel.rows[:MOST_SERIES]) for panel in panels]
         if len(self._rows) > MOST_SERIES:
-            note += f" Lines are drawn of the first {MOST_SERIES} values of {rows_title}."
+            note = f"Lines are drawn of the first {MOST_SERIES} values of {rows_title}."
         yield Lines(
             figure.key, f"{figure.title} over {columns.name}", summary, figure.unit, note,
             columns.name, self._columns, rows_title, shown, bottom, top, numbers,

@@ -15,12 +15,12 @@ _MOST_NAMES = 5
 
 _COLUMNS = {
     "first_failure_seconds": ("first failure, s", 1),
-    "lowest_availability_percent": ("lowest availability, %", 1),
+    "lowest_availability_percent": ("lowest, %", 1),
     "failures": ("failures", 1),
     "sessions_created": ("sessions", 1),
     "failure_share": ("failed, %", 100),
     "alert_fired_seconds": ("alert fires, s", 1),
-    "alert_seconds_before_first_failure": ("before the first failure, s", 1),
+    "alert_seconds_before_first_failure": ("before failure, s", 1),
 }
 
 
@@ -77,7 +77,9 @@ def _tiles(
         values = [factor * value for figures in computed if (value := figures[name]) is not None]
         if not values:
             return "-", "no cell"
-        return f"{min(values):,.3f} {unit}", f"to {max(values):,.3f} {unit}"
+        if min(values) == max(values):
+            return f"{min(values):,.3g} {unit}", "in every cell that has it"
+        return f"{min(values):,.3g} {unit}", f"to {max(values):,.3g} {unit}"
 
     return [
         ("Cells", f"{len(cells):,}", f"{len(computed):,} computed", len(computed) < len(cells)),

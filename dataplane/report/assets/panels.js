@@ -7,6 +7,8 @@ const panels = (function () {
   const ROOM = { cells: 62, lines: 62 }; // above and below the plot of a panel
   const HEAD = 44; // the legend or the colours' scale, above all panels
 
+  const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+
   const across = (chart, width) => Math.max(1, Math.min(chart.panels.length, Math.floor(width / WIDE)));
   const plot = (chart) =>
     chart.kind === "lines" ? 170 : Math.max(60, Math.min(320, chart.panels[0].rows.length * 34));
@@ -45,7 +47,7 @@ const panels = (function () {
     return chart.kind === "cells" ? seriesIndex * rows * columns + dataIndex : seriesIndex * columns + dataIndex;
   }
 
-  function frame(chart, option, style, colours, width) {
+  function frame(chart, option, style, colours, width, full) {
     const count = across(chart, width);
     const each = width / count;
     option.title = [];
@@ -61,7 +63,9 @@ const panels = (function () {
       const continuous = chart.kind === "lines" && chart.positions;
       option.xAxis.push(continuous
         ? { type: "value", ...style, ...name, min: chart.positions[0], max: chart.positions[chart.positions.length - 1],
-          splitLine: { show: false } }
+          splitLine: { show: false }, axisTick: { ...style.axisTick, customValues: chart.positions },
+          axisLabel: { ...style.axisLabel, customValues: chart.positions,
+            formatter: (value) => chart.columns[chart.positions.indexOf(value)] ?? full.format(value) } }
         : { type: "category", data: chart.columns, ...style, ...name, splitLine: { show: false } });
       const rows = { gridIndex: number, ...style };
       option.yAxis.push(chart.kind === "lines"
@@ -84,10 +88,11 @@ const panels = (function () {
       data: panel.rows.flatMap((row, y) => row.values.map((value, x) => [x, y, value === null ? beyond : value])),
       itemStyle: { borderColor: colours.line, borderWidth: 1 },
       label: {
-        show: chart.columns.length <= 12, color: colours.ink, textBorderColor: colours.surface, textBorderWidth: 3,
+        show: chart.columns.length <= 12, color: colours.ink, backgroundColor: colours.surface, borderRadius: 3,
+        padding: [1, 4],
         formatter: ({ dataIndex }) => {
           const { row, column } = find(chart, place(chart, number, dataIndex));
-          return row.values[column] === null ? row.texts[column] : format(row.values[column], "");
+          return row.values[column] === null ? row.texts[column] : short.format(row.values[column]);
         },
       },
       emphasis: { itemStyle: { borderColor: colours.ink, borderWidth: 2 } },
@@ -95,11 +100,13 @@ const panels = (function () {
   }
 
   function lines(chart, option, colours) {
+    const under = (panel, index) => panel.rows.length - 1 - index; // lines below others are wider, so that all are seen
     const x = (column) => (chart.positions ? chart.positions[column] : column);
     option.series = chart.panels.flatMap((panel, number) => panel.rows.map((row, index) => ({
-      type: "line", name: row.name, xAxisIndex: number, yAxisIndex: number, symbol: "circle", symbolSize: 7,
+      type: "line", name: row.name, xAxisIndex: number, yAxisIndex: number, symbol: "circle",
+      symbolSize: 7 + 2 * under(panel, index),
       color: colours.series[index], connectNulls: false, showAllSymbol: true,
-      lineStyle: { width: chart.positions ? 2 : 0 },
+      lineStyle: { width: chart.positions ? 2 + 1.5 * under(panel, index) : 0 },
       data: row.values.map((value, column) => [x(column), value]),
     })));
     chart.panels.forEach((panel, number) => panel.rows.forEach((row, index) => {
@@ -120,7 +127,7 @@ const panels = (function () {
   }
 
   function option(chart, made, width, { colours, style, legend, full, compact, tip }) {
-    frame(chart, made, style, colours, width);
+    frame(chart, made, style, colours, width, full);
     made.tooltip.trigger = "item";
     made.tooltip.formatter = ({ seriesIndex, dataIndex }) => tip(chart, place(chart, seriesIndex, dataIndex));
     if (chart.kind === "cells") {
