@@ -34,10 +34,10 @@ def draw(chart: Chart, file: BinaryIO) -> None:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=_SIZE, dpi=_DPI, layout=ConstrainedLayoutEngine(rect=(0.02, 0.03, 0.96, 0.84)))
+    figure = Figure(figsize=_SIZE, dpi=_DPI, layout=ConstrainedLayoutEngine(rect=(0.02, 0.03, 0.96, 0.81)))
     FigureCanvasAgg(figure)
     figure.text(0.03, 0.95, _plain(chart.title), fontsize=20, fontweight="bold", color=_INK, va="center")
-    words = textwrap.fill(chart.summary, 130, max_lines=2)
+    words = textwrap.fill(chart.summary, 125, max_lines=2)
     figure.text(0.03, 0.915, _plain(words), fontsize=12, color=_MUTED, va="top")
     if isinstance(chart, Panels):
         draw_panels(figure, chart, _SERIES, _HEAT, _plain)

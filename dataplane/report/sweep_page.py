@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from dataplane.report.chart import Section
 from dataplane.report.html import answer, cut, document, paragraph, text_file, tiles, title_words
-from dataplane.report.sweep import Figures, Results
+from dataplane.report.sweep import SEED, Figures, Results
 
 #: Rows of the table of cells.
 _MOST_CELLS = 500
@@ -53,12 +53,11 @@ def _answers(results: Results, computed: list[Figures], failed: list[Figures]) -
     yield f"NAT ports were refused in {len(failed):,} of {count:,} cells."
     if len(computed) < count:
         yield f"Without figures, since they could not be computed: {count - len(computed):,} cells."
-    calm = [settings for settings, figures in results.rows if figures["failures"] == 0]
+    calm = _calm(results)
     if calm and failed:
-        varied = [setting.name for setting in results.settings if len(setting.values) > 1]
-        named = "; ".join(", ".join(f"{name} {cell[name]}" for name in varied) for cell in calm[:_MOST_NAMES])
         more = f"; and {len(calm) - _MOST_NAMES:,} more" if len(calm) > _MOST_NAMES else ""
-        yield f"Nothing was refused with {named}{more}."
+        seeds = ", whatever the seed," if results.seeds > 1 else ""
+        yield f"Nothing was refused{seeds} with {'; '.join(calm[:_MOST_NAMES])}{more}."
     ran_out = [figures for figures in computed if figures["first_failure_seconds"] is not None]
     if ran_out:
         early = [figures["alert_seconds_before_first_failure"] for figures in ran_out]
@@ -68,6 +67,16 @@ def _answers(results: Results, computed: list[Figures], failed: list[Figures]) -
             f"Where ports ran out, the alert came before the first failure in {ahead:,} of {len(ran_out):,} cells"
             + (f", and never in {silent:,}." if silent else ".")
         )
+
+
+def _calm(results: Results) -> list[str]:
+    """Combinations of the settings that are varied, but for the seed, with which no packet was refused."""
+    varied = [setting.name for setting in results.settings if len(setting.values) > 1 and setting.name != SEED]
+    calm: dict[str, bool] = {}
+    for settings, figures in results.rows:
+        words = ", ".join(f"{name} {settings[name]}" for name in varied)
+        calm[words] = calm.get(words, True) and figures["failures"] == 0
+    return [words for words, quiet in calm.items() if quiet and words]
 
 
 def _tiles(

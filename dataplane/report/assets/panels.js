@@ -9,7 +9,11 @@ const panels = (function () {
 
   const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
-  const across = (chart, width) => Math.max(1, Math.min(chart.panels.length, Math.floor(width / WIDE)));
+  function across(chart, width) {
+    const count = chart.panels.length;
+    const most = Math.max(1, Math.min(count, Math.floor(width / WIDE)));
+    return Math.ceil(count / Math.ceil(count / most)); // four panels are two by two, not three and one
+  }
   const plot = (chart) =>
     chart.kind === "lines" ? 170 : Math.max(60, Math.min(320, chart.panels[0].rows.length * 34));
   const height = (chart, width) =>
@@ -69,9 +73,10 @@ const panels = (function () {
         : { type: "category", data: chart.columns, ...style, ...name, splitLine: { show: false } });
       const rows = { gridIndex: number, ...style };
       option.yAxis.push(chart.kind === "lines"
-        ? { type: "value", min: chart.bottom, max: chart.top || undefined, ...rows }
+        ? { type: "value", max: chart.unit === "%" ? chart.top : undefined, ...rows }
         : { type: "category", data: panel.rows.map((row) => row.name), splitLine: { show: false }, ...rows,
-          axisLabel: { ...style.axisLabel, width: 110, overflow: "truncate" } });
+          axisLabel: { ...style.axisLabel, width: 130, overflow: "truncate",
+            formatter: (name) => (chart.rowsTitle.length > 12 ? name : chart.rowsTitle + " " + name) } });
     });
   }
 
@@ -89,7 +94,7 @@ const panels = (function () {
       itemStyle: { borderColor: colours.line, borderWidth: 1 },
       label: {
         show: chart.columns.length <= 12, color: colours.ink, backgroundColor: colours.surface, borderRadius: 3,
-        padding: [1, 4],
+        lineHeight: 15, padding: [0, 4],
         formatter: ({ dataIndex }) => {
           const { row, column } = find(chart, place(chart, number, dataIndex));
           return row.values[column] === null ? row.texts[column] : short.format(row.values[column]);
