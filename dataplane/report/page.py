@@ -53,6 +53,8 @@ def page(run: Run, who: Sequence[str], sections: Sequence[Section]) -> str:
 
 def _title(run: Run) -> str:
     names = [each["name"] for each in run.inputs]
+    if run.findings is not None:
+        names = names[:1]  # the scenario; what it is made of follows
     if len(names) > 3:
         return f"{names[0]} and {len(names) - 1:,} other captures"
     return ", ".join(names) or "A run without an input"
@@ -89,14 +91,16 @@ def _answers(run: Run, who: Sequence[str]) -> Iterator[str]:
             f"Where: service {first.service}, NAT IP {first.nat_ip}, {first.protocol} toward backend {first.backend}. "
             f"{_explanation(first.reason)} In the whole run a session found no port {lost}."
         )
+    found = run.findings
+    if found is not None and found.from_seconds:
+        yield f"What follows leaves out the first {found.from_seconds:,.10g} s, the warm-up."
+        if found.first_failure_seconds != (None if first is None else first.seconds):
+            yield found.answers[0].removesuffix(".") + "."
     if who:
         yield " ".join(who)
-    if run.findings is not None:
-        if run.findings.from_seconds:
-            yield f"What follows leaves out the first {run.findings.from_seconds:,.0f} s, the warm-up."
-            yield run.findings.answers[0].removesuffix(".") + "."
+    if found is not None:
         # That the lowest is nothing goes without saying where ports ran out.
-        after = run.findings.answers[1 if run.findings.first_failure_seconds is None else -1 :]
+        after = found.answers[1 if found.first_failure_seconds is None else -1 :]
         yield from (line.removesuffix(".") + "." for line in after)
 
 

@@ -3,7 +3,7 @@
 const panels = (function () {
   "use strict";
 
-  const WIDE = 340; // pixels that a panel should have at least
+  const WIDE = 320; // pixels that a panel should have at least
   const ROOM = { cells: 62, lines: 62 }; // above and below the plot of a panel
   const HEAD = 44; // the legend or the colours' scale, above all panels
 
