@@ -84,11 +84,15 @@ def answer(lines: Sequence[str], *, calm: bool) -> str:
 
 def tiles(figures: Sequence[tuple[str, str, str, bool]]) -> str:
     """Figures in large print: name, value, what else is to be said, and whether it is bad."""
-    return '<dl class="tiles">' + "".join(
-        f'<div{" class=bad" if bad else ""}><dt>{escape(name)}</dt><dd>{escape(value)}</dd>'
-        f"<dd>{escape(more)}</dd></div>"
-        for name, value, more, bad in figures
-    ) + "</dl>"
+    return (
+        '<dl class="tiles">'
+        + "".join(
+            f"<div{' class=bad' if bad else ''}><dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
+            f"<dd>{escape(more)}</dd></div>"
+            for name, value, more, bad in figures
+        )
+        + "</dl>"
+    )
 
 
 def paragraph(text: str, name: str = "") -> str:
@@ -115,7 +119,10 @@ def table(caption: str, header: Sequence[Cell], rows: Iterable[Sequence[Cell]]) 
 
 
 def cut(
-    caption: str, header: Sequence[Cell], rows: Sequence[Sequence[Cell]], most: int = MOST_ROWS,
+    caption: str,
+    header: Sequence[Cell],
+    rows: Sequence[Sequence[Cell]],
+    most: int = MOST_ROWS,
     source: str = "summary.json",
 ) -> str:
     """A table of the first rows, and a word on the rest."""

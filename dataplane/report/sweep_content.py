@@ -59,11 +59,11 @@ def sweep_content(results: Results) -> list[Section]:
     sections = []
     for figure in _FIGURES:
         words = [figure.note, *([places.words] if places.words else [])]
-        every = {value for _, figures in results.rows for value in _values(figure, [figures])}
+        every = {figures[figure.name] for _, figures in results.rows}
         if len(every) > 1:
             sections.append(Section(figure.key, figure.title, words, list(places.charts(figure))))
-        elif every:
-            alike = f"In every cell that has this figure it is {_number(every.pop(), figure.unit)}."
+        elif (value := every.pop()) is not None:
+            alike = f"In every cell it is {_number(figure.factor * value, figure.unit)}."
             sections.append(Section(figure.key, figure.title, [figure.note, alike]))
     return sections
 
@@ -80,6 +80,8 @@ class _Places:
         for settings, figures in results.rows:
             self._cells[tuple(settings[axis.name] for axis in axes)].append(figures)
         self._axes = axes
+        #: What is to be said of all charts.
+        self.words = ""
         if not axes:
             return
         self._columns = axes[0].values[:_MOST_COLUMNS]
@@ -99,8 +101,6 @@ class _Places:
             told.append(f"Figures are means over {self._seeds:,} seeds; bars and brackets reach from least to most.")
         self.words = " ".join(told)
 
-    words = ""
-
     def charts(self, figure: _Figure) -> Iterator[Chart]:
         """A heat map, if there are two settings, and lines."""
         if not self._axes:
@@ -110,7 +110,7 @@ class _Places:
         rows = [row for panel in panels for row in panel.rows]
         values = [value for row in rows for part in (row.values, row.low or (), row.high or ()) for value in part
                   if value is not None]  # fmt: skip
-        if not values:  # what has figures is not shown
+        if not values:  # what has figures is beyond what is shown
             return
         bottom, top = min(0.0, *values), max(0.0, *values)
         if figure.unit == "%" and top > 50:
@@ -185,8 +185,9 @@ def _text(figure: _Figure, mean: float | None, values: list[float], cells: list[
     text = _number(mean, figure.unit)
     if len(cells) == 1:
         return text
-    some = f", {len(values)} of {len(cells)} seeds" if len(values) < len(cells) else ""
-    return f"{text} ({_number(min(values), figure.unit)} to {_number(max(values), figure.unit)}{some})"
+    spread = [f"{_number(min(values), figure.unit)} to {_number(max(values), figure.unit)}"] * (len(values) > 1)
+    some = [f"{len(values)} of {len(cells)} seeds"] * (len(values) < len(cells))
+    return f"{text} ({', '.join(spread + some)})"
 
 
 def _number(value: float, unit: str) -> str:

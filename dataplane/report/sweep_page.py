@@ -79,9 +79,7 @@ def _calm(results: Results) -> list[str]:
     return [words for words, quiet in calm.items() if quiet and words]
 
 
-def _tiles(
-    cells: list[Figures], computed: list[Figures], failed: list[Figures]
-) -> list[tuple[str, str, str, bool]]:
+def _tiles(cells: list[Figures], computed: list[Figures], failed: list[Figures]) -> list[tuple[str, str, str, bool]]:
     def told(name: str, unit: str, factor: float = 1) -> tuple[str, str]:
         values = [factor * value for figures in computed if (value := figures[name]) is not None]
         if not values:

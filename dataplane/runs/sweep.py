@@ -18,7 +18,7 @@ from typing import Any
 from dataplane.kernel import is_compiled
 from dataplane.runs.executor import executor
 from dataplane.runs.exhaust import Exhaust, exhaust
-from dataplane.runs.folder import RunError, WholeFiles, keep_inputs, to_json, version_of
+from dataplane.runs.folder import REPORT, RunError, WholeFiles, keep_inputs, to_json, version_of
 from dataplane.runs.replay import interruption
 from dataplane.runs.scenario import Scenario
 from dataplane.runs.sweep_file import Sweep, dump_sweep, settings_text
@@ -90,6 +90,7 @@ def sweep(job: SweepJob, members: Executor | None = None, progress: Progress | N
             files[1].write(dump_sweep(job.sweep).encode())
             if not job.parquet:  # one of an earlier sweep would tell of other cells
                 (job.folder / "results.parquet").unlink(missing_ok=True)
+            (job.folder / REPORT).unlink(missing_ok=True)
     computed = sum(name in figures for name in hashes) - kept
     return Swept(rows, computed, kept, failed, interrupted)
 
