@@ -43,9 +43,9 @@ def availability_section(run: Run, figures: m.Metrics, marks: list[Mark]) -> Sec
         return section
     known.sort(key=lambda nat_ip: nat_ip.lowest_percent)
     section.words.append(
-        "Each line holds for a minute. The average is what the metric reports for the minute, over time and over the "
-        "NAT IP's pools; the minimum is the lowest that any one pool had at any moment of it. A pool that is full for "
-        "a second refuses sessions, though the average hardly moves."
+        "The average is what the metric reports for a minute, over the NAT IP's pools; the minimum is the lowest that "
+        "any one pool had at any moment of it. A pool that is full for a second refuses sessions, though the average "
+        "hardly moves."
     )
     if len(known) > MOST_CHARTS:
         section.words.append(
