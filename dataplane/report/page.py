@@ -39,7 +39,7 @@ def page(run: Run, who: Sequence[str], sections: Sequence[Section]) -> str:
     head = [
         *title_words("Azure Private Link, simulated", title, _when(run)),
         *_damage(run),
-        answer(list(_answers(run, who)), calm=not _ran_out(run)),
+        answer(list(_answers(run, who)), calm=not _refused(run)),
         _timeline(run),
         _tiles(run),
     ]
@@ -75,14 +75,16 @@ def _damage(run: Run) -> Iterator[str]:
         yield answer([words, *(str(each["damage"]) for each in run.inputs if each["damage"])], calm=False)
 
 
-def _ran_out(run: Run) -> bool:
+def _refused(run: Run) -> bool:
     return run.exhaustion is not None or run.failures > 0 or any(endpoint.refused for endpoint in run.endpoints)
 
 
 def _answers(run: Run, who: Sequence[str]) -> Iterator[str]:
     """Did ports run out, when, who, and did the alert help."""
     first = run.exhaustion
-    if first is None:
+    if first is None and _refused(run):
+        yield "NAT ports never ran out, but endpoints were refused more than their cap (endpoint_port_limit)."
+    elif first is None:
         yield "NAT ports never ran out."
     else:
         yield f"NAT ports ran out first after {first.seconds:,.3f} s."

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dataplane.report.run import check_last_line
 from dataplane.runs.folder import RunError
-from dataplane.runs.sweep_results import CONFIGURATION, FIGURES, RESULTS
+from dataplane.runs.sweep_results import CELLS, CONFIGURATION, FIGURES, RESULTS
 from dataplane.topology.values import parse_duration
 
 SEED = "seed"
@@ -56,12 +56,15 @@ class Results:
 
 def is_sweep(folder: Path) -> bool:
     """True for the folder of a sweep, which is no run."""
-    return (folder / RESULTS).is_file() and not (folder / "manifest.json").exists()
+    is_one = (folder / RESULTS).is_file() or (folder / CELLS).is_dir()
+    return is_one and not (folder / "manifest.json").exists()
 
 
 def read_results(folder: Path) -> Results:
     """Read a sweep's folder. Raises `RunError` that names the file and line that is damaged."""
     path, configuration = folder / RESULTS, folder / CONFIGURATION
+    if not path.is_file():
+        raise RunError(f"{path}: is missing; the sweep is not finished, and its command goes on")
     check_last_line(path)
     rows: list[tuple[dict[str, str], Figures]] = []
     with path.open(encoding="utf-8", newline="") as file:

@@ -22,7 +22,7 @@ from dataplane.runs.folder import REPORT, RunError, WholeFiles, keep_inputs, to_
 from dataplane.runs.replay import interruption
 from dataplane.runs.scenario import Scenario
 from dataplane.runs.sweep_file import Sweep, dump_sweep, settings_text
-from dataplane.runs.sweep_results import CONFIGURATION, FIGURES, RESULTS
+from dataplane.runs.sweep_results import CELLS, CONFIGURATION, FIGURES, RESULTS
 from dataplane.runs.sweep_settings import Settings, with_settings
 from dataplane.runs.warmup import warm_up
 
@@ -73,7 +73,7 @@ def sweep(job: SweepJob, members: Executor | None = None, progress: Progress | N
     tables = [job.folder / RESULTS, job.folder / CONFIGURATION]
     tables += [job.folder / "results.parquet"] if job.parquet else []
     keep_inputs(map(str, job.inputs), None, tables)
-    folder = job.folder / "cells"
+    folder = job.folder / CELLS
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

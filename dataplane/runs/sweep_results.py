@@ -1,6 +1,7 @@
 """The files that a sweep leaves in its folder, and the columns of its results."""
 
-#: A row for each cell; and the sweep as used, defaults filled in.
+#: A folder with a file for each finished cell; a table of all; the sweep as used, defaults filled in.
+CELLS = "cells"
 RESULTS = "results.csv"
 CONFIGURATION = "configuration.yaml"
 

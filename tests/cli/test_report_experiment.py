@@ -179,6 +179,19 @@ def test_a_replay_marks_the_events_of_its_topology(pcaps: Path, tmp_path: Path, 
     assert "Events that are not listed are in the topology." in words_of(tmp_path / "run")
 
 
+def test_a_cap_that_refuses_sessions_is_no_exhaustion_and_no_calm_either(invoke: Invoke, tmp_path: Path) -> None:
+    with as_file(files("dataplane.demo") / "scenario.yaml") as path:
+        text = path.read_text().replace("nat: {", "nat: {ports_per_endpoint: 20, ").replace("10m", "20s")
+    text = text.replace("at: 7m", "at: 7s")
+    (tmp_path / "scenario.yaml").write_text(text)
+    exhaust(Exhaust(load_scenario(tmp_path / "scenario.yaml"), folder=tmp_path / "run"))
+    assert invoke("report", tmp_path / "run").exit_code == 0
+    words = words_of(tmp_path / "run")
+    assert "NAT ports never ran out, but endpoints were refused more than their cap (endpoint_port_limit)." in words
+    assert "Packets refused for want of a port, by endpoint: pe-contoso " in words
+    assert 'class="alert calm"' not in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_marks_are_in_the_pictures_too(folder: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 

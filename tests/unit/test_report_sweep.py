@@ -152,6 +152,12 @@ def test_results_that_were_cut_are_named(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
+def test_a_sweep_that_is_not_finished_is_said_to_be_so(tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    with pytest.raises(RunError, match=r"results.csv: is missing; the sweep is not finished"):
+        write_report(tmp_path)
+
+
 def test_the_page_does_not_take_the_place_of_the_results(tmp_path: Path) -> None:
     write_results(tmp_path, {"nat_ips": [1, 2]})
     with pytest.raises(RunError, match="own files"):
@@ -166,3 +172,13 @@ def test_a_report_of_a_sweep_needs_neither_numba_nor_scapy(tmp_path: Path) -> No
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_values_that_want_to_be_markup_stay_values(tmp_path: Path) -> None:
+    hostile = "</script><img src=x onerror=alert(1)>$x^2${b|"
+    write_results(tmp_path, {"allocation": [hostile, "hash"], "nat_ips": [1, 2]})
+    pytest.importorskip("matplotlib")
+    report = write_report(tmp_path, pictures=tmp_path / "png")
+    text = report.page.read_text()
+    assert "<img src=x" not in text
+    assert "&lt;/script&gt;&lt;img" in text
