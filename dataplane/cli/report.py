@@ -1,4 +1,4 @@
-"""`dataplane report`: one page of a run."""
+"""`dataplane report`: one page of a run or a sweep."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from dataplane.cli.common import common_options, fail
 
 
 @click.command("report", epilog="Example: dataplane report run --png slides")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
-@click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Instead of RUN/report.html.")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER")
+@click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Instead of FOLDER/report.html.")
 @click.option("--png", type=click.Path(path_type=Path), metavar="DIR", help="Also every chart as PNG, for slides.")
 @common_options
 def command(folder: Path, output: Path | None, png: Path | None, as_json: bool, quiet: bool, seed: int) -> None:
-    """Make one HTML page of a run: NAT ports, who used them, sessions, bytes, drops, configuration.
+    """Make one HTML page of a run or a sweep.
 
-    RUN is the folder that `dataplane replay -o` wrote. The page is one file that needs no network. --png needs
-    matplotlib: pip install 'dataplane[png]'.
+    FOLDER is what -o of `dataplane replay`, `exhaust` or `sweep` named. The page of a run shows NAT ports, who used
+    them, sessions, bytes, drops; that of a sweep its figures over the settings of the grid. It is one file that needs
+    no network. --png needs matplotlib: pip install 'dataplane[png]'.
     """
     from dataplane.report import write_report
     from dataplane.runs.folder import RunError, to_json

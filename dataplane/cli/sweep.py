@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dataplane.cli.common import announce_compilation, common_options, errors_as_lines, fail, given
+from dataplane.cli.common import EXPORT, announce_compilation, common_options, errors_as_lines, fail, given
 
 if TYPE_CHECKING:
     from dataplane.runs.sweep import Progress, Swept
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes; the processors, if left out.")
 @click.option("--dask", metavar="ADDRESS", help="Let the workers of the Dask cluster at ADDRESS compute the cells.")
 @click.option("--parquet", is_flag=True, help="Write results.parquet too: pip install 'dataplane[parquet]'.")
+@click.option("--report", is_flag=True, help="Make report.html in FOLDER, as `dataplane report` does.")
 @common_options
 def command(
     file: Path,
@@ -33,6 +34,7 @@ def command(
     workers: int | None,
     dask: str | None,
     parquet: bool,
+    report: bool,
     as_json: bool,
     quiet: bool,
     seed: int,
@@ -60,12 +62,28 @@ def command(
         with _bar(quiet) as progress:
             result = sweep(job, progress=progress)
     _tell(result, list(plan.values), folder, as_json)
+    code = result.exit_code
+    if report and not result.interrupted:
+        code = _report(folder) or code
     for line in result.failed:
         click.echo(f"error: {line}", err=True)
     if result.interrupted:
         done = result.computed + result.kept
         click.echo(f"interrupted: {done} of {len(result.rows)} cells are finished; the same command goes on", err=True)
-    sys.exit(result.exit_code)
+    sys.exit(code)
+
+
+def _report(folder: Path) -> int:
+    """Make the page; the results stay without it. The exit code if it could not be made, else 0."""
+    from dataplane.report import write_report
+    from dataplane.runs.folder import RunError
+
+    try:
+        write_report(folder)
+    except (RunError, OSError, MemoryError) as error:
+        click.echo(f"error: report.html could not be made: {error}; `dataplane report {folder}` tries again", err=True)
+        return EXPORT
+    return 0
 
 
 def _tell(result: Swept, settings: list[str], folder: Path, as_json: bool) -> None:

@@ -73,9 +73,18 @@ class Series:
 
 @dataclass(frozen=True)
 class Mark:
-    """A moment that deserves a line through the chart."""
+    """A moment that deserves a line through the chart; `kind` (failure, alert or event) decides its colour."""
 
     time_ns: int
+    text: str
+    kind: str = "failure"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A value that deserves a line across the chart."""
+
+    value: float
     text: str
 
 
@@ -90,6 +99,11 @@ class Chart:
     summary: str
     unit: str
     note: str
+
+    @property
+    def label(self) -> str:
+        """What one hears who cannot see the chart."""
+        return f"{self.title}. {self.summary}"
 
     def table(self) -> tuple[list[str], Iterator[list[Any]]]:
         """The figures as text and numbers: column titles, rows."""
@@ -116,15 +130,31 @@ class Steps(Chart):
     stacked: bool = False
     top: float | None = None
     marks: Sequence[Mark] = ()
+    limits: Sequence[Limit] = ()
+
+    @property
+    def label(self) -> str:
+        """With the lines that are drawn through the chart."""
+        lines = [f"{mark.text} at {time_text(mark.time_ns)} UTC" for mark in self.marks]
+        lines += [f"{limit.text}, {limit.value:g} {self.unit}" for limit in self.limits]
+        return f"{super().label} Marked: {'; '.join(lines)}." if lines else super().label
 
     def table(self) -> tuple[list[str], Iterator[list[Any]]]:
-        """A row per interval in which there is any figure; of counts, any but 0."""
-        rows = zip(self.intervals.times(), *(series.values for series in self.series), strict=True)
+        """A row per interval in which there is a mark or any figure; of counts, any but 0."""
+        marked: dict[int, list[str]] = {}
+        for mark in self.marks:
+            place = (mark.time_ns - self.intervals.start) // self.intervals.width
+            marked.setdefault(min(place, self.intervals.count - 1), []).append(mark.text)
         nothing = {None, 0} if self.top is None else {None}
-        return (
-            ["From (UTC)", *(f"{series.name}, {self.unit}" for series in self.series)],
-            (list(row) for row in rows if not nothing.issuperset(row[1:])),
+        rows = (
+            [*row, *(["; ".join(marked.get(number, ()))] if marked else [])]
+            for number, row in enumerate(
+                zip(self.intervals.times(), *(series.values for series in self.series), strict=True)
+            )
+            if number in marked or not nothing.issuperset(row[1:])
         )
+        titles = [f"{series.name}, {self.unit}" for series in self.series]
+        return ["From (UTC)", *titles, *(["Marked"] if marked else [])], rows
 
     def figures(self) -> dict[str, Any]:
         """Intervals and series."""
@@ -133,7 +163,10 @@ class Steps(Chart):
             "series": [_series(series) for series in self.series],
             "stacked": self.stacked,
             "top": self.top,
-            "marks": [{"time": _milliseconds(mark.time_ns), "text": mark.text} for mark in self.marks],
+            "marks": [
+                {"time": _milliseconds(mark.time_ns), "text": mark.text, "kind": mark.kind} for mark in self.marks
+            ],
+            "limits": [{"value": limit.value, "text": limit.text} for limit in self.limits],
         }
 
 
@@ -157,6 +190,16 @@ class Bars(Chart):
             "labels": list(self.labels),
             "series": [_series(series) for series in self.series],
         }
+
+
+def bars(key: str, title: str, unit: str, figures: Sequence[tuple[str, int]], summary: str, note: str) -> Bars:
+    """Counts by name, the first `MOST_BARS` of them; the note says what the others add up to."""
+    shown, rest = figures[:MOST_BARS], figures[MOST_BARS:]
+    if rest:
+        note += f" Not shown: {len(rest):,} more, with {sum(value for _, value in rest):,} {unit}."
+    return Bars(
+        key, title, summary, unit, note, [name for name, _ in shown], [Series(unit, [value for _, value in shown])]
+    )
 
 
 @dataclass(frozen=True)

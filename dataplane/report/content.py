@@ -18,30 +18,38 @@ from dataplane.report.chart import (
     Section,
     Series,
     Steps,
+    bars,
     rounded,
     time_text,
 )
+from dataplane.report.marks import marks
 from dataplane.report.ports import availability_section, ports_section
-from dataplane.report.run import Findings, Run
+from dataplane.report.run import Run
 from dataplane.report.sessions import SessionFigures, read_sessions
+from dataplane.report.users import who_used_ports
 from dataplane.runs.folder import RunError
 
 _SESSION_INTERVALS = 240
 _HEAT_INTERVALS = 96
 
 
-def content(run: Run) -> list[Section]:
-    """Read what is large of a run, and say and draw it all. Raises `RunError` if one of the files is damaged."""
+def content(run: Run) -> tuple[list[str], list[Section]]:
+    """Read what is large of a run, and say and draw it all: who used the ports, and the sections.
+
+    Raises `RunError` if one of the files is damaged.
+    """
     figures = m.read_metrics(run.metrics)
     span = _span(run, figures)
-    marks = _marks(run)
+    if span is not None:
+        figures = m.spanning(figures, *span)
+    through = marks(run)
     sessions = None
     if run.sessions is not None and span is not None:
         begin, end = span
         sessions = SessionFigures(
             run,
-            Intervals.over(begin, end + 1, _SESSION_INTERVALS),
-            Intervals.over(begin, end + 1, _HEAT_INTERVALS),
+            Intervals.over(begin, max(end, begin + 1), _SESSION_INTERVALS),
+            Intervals.over(begin, max(end, begin + 1), _HEAT_INTERVALS),
             end,
         )
         read_sessions(run.sessions, sessions)
@@ -49,13 +57,12 @@ def content(run: Run) -> list[Section]:
             raise RunError(
                 f"{run.sessions}: has {sessions.count:,} sessions, summary.json {run.sessions_created:,}; replay again"
             )
-    return [
-        *([] if run.findings is None else [_findings(run.findings)]),
-        availability_section(run, figures, marks),
-        _sessions(run, figures, sessions, marks),
-        ports_section(run, sessions, marks),
-        _bytes(run, figures),
-        _drops(run, figures),
+    return who_used_ports(run, sessions), [
+        availability_section(run, figures, through),
+        ports_section(run, sessions, through),
+        _sessions(run, figures, sessions, through),
+        _bytes(run, figures, through),
+        _drops(run, figures, through),
     ]
 
 
@@ -66,45 +73,7 @@ def _span(run: Run, figures: m.Metrics) -> tuple[int, int] | None:
     return None if figures.intervals is None else (figures.intervals.start, figures.intervals.end - 1)
 
 
-def _marks(run: Run) -> list[Mark]:
-    if run.exhaustion is None or run.begin_ns is None:
-        return []
-    return [Mark(run.begin_ns + round(run.exhaustion.seconds * SECOND), "first exhaustion")]
-
-
-# --- sessions, bytes, drops -----------------------------------------------------------------------------------
-
-
-def _findings(findings: Findings) -> Section:
-    section = Section("findings", "What was found", list(findings.answers))
-    order = sorted(findings.endpoints, key=lambda endpoint: -(endpoint[1] + endpoint[2]))[:MOST_BARS]
-    total = sum(used + held for _, used, held, _ in findings.endpoints)
-    if total:
-        name, used, held, _ = order[0]
-        section.charts.append(
-            Bars(
-                "port-seconds-found",
-                "Who used the NAT ports",
-                f"{name} had {100 * (used + held) / total:.1f} % of all port-seconds.",
-                "port-seconds",
-                "A port in use or held for one second is one port-second.",
-                [endpoint[0] for endpoint in order],
-                [
-                    Series("in use", [round(endpoint[1], 3) for endpoint in order]),
-                    Series("held", [round(endpoint[2], 3) for endpoint in order]),
-                ],
-            )
-        )
-    failed = sorted(((name, count) for name, _, _, count in findings.endpoints if count), key=lambda one: -one[1])
-    if failed:
-        lost = sum(count for _, count in failed)
-        summary = f"{failed[0][0]} was refused most often: {failed[0][1]:,} of {lost:,} times."
-        title = "Refused for want of a port"
-        section.charts.append(_bars("failures-by-endpoint", title, "packets", failed, summary, ""))
-    return section
-
-
-def _sessions(run: Run, figures: m.Metrics, sessions: SessionFigures | None, marks: list[Mark]) -> Section:
+def _sessions(run: Run, figures: m.Metrics, sessions: SessionFigures | None, through: list[Mark]) -> Section:
     section = Section("sessions", "Sessions and failures")
     ended = ", ".join(f"{count:,} {how}" for how, count in run.sessions_ended.items() if count) or "none"
     section.words.append(
@@ -115,7 +84,7 @@ def _sessions(run: Run, figures: m.Metrics, sessions: SessionFigures | None, mar
         m.ACTIVE,
         ("sessions-active", "Open sessions", "sessions"),
         f"The metric {m.ACTIVE}: how many an endpoint has at the end of a minute.",
-        marks,
+        through,
     ))
     if sessions is not None and sessions.count:
         each, width = sessions.intervals.words, sessions.intervals.width
@@ -130,23 +99,22 @@ def _sessions(run: Run, figures: m.Metrics, sessions: SessionFigures | None, mar
                 f"Counted in each {each}.",
                 sessions.intervals,
                 [Series("opened", sessions.opened.tolist()), Series("ended", sessions.ended.tolist())],
-                marks=marks,
+                marks=through,
             )
         )
     if not run.failures:
         section.words.append("No session failed for want of a NAT port.")
         return section
-    section.words.append(f"Times that a session found no NAT port: {run.failures:,}.")
     section.charts.extend(_over_time(
         figures,
         m.FAILURES,
         ("failures-over-time", "Allocation failures", "failures"),
         f"The metric {m.FAILURES}, by NAT IP that the session would have used first.",
-        marks,
+        through,
     ))
     failed = sorted((nat_ip for nat_ip in run.nat_ips if nat_ip.failures), key=lambda nat_ip: -nat_ip.failures)
     section.charts.append(
-        _bars(
+        bars(
             "failures",
             "Allocation failures by NAT IP",
             "failures",
@@ -158,7 +126,7 @@ def _sessions(run: Run, figures: m.Metrics, sessions: SessionFigures | None, mar
     return section
 
 
-def _bytes(run: Run, figures: m.Metrics) -> Section:
+def _bytes(run: Run, figures: m.Metrics, through: list[Mark]) -> Section:
     section = Section("bytes", "Bytes by endpoint")
     section.words.append(
         "IN is what consumers send to the service, OUT is what comes back; IPv4 total lengths of forwarded packets."
@@ -185,12 +153,12 @@ def _bytes(run: Run, figures: m.Metrics) -> Section:
     )
     for metric, way in ((m.BYTES_IN, "IN"), (m.BYTES_OUT, "OUT")):
         names = (f"bytes-{way.lower()}", f"Bytes {way}", "bytes")
-        section.charts.extend(_over_time(figures, metric, names, f"The metric {metric}."))
+        section.charts.extend(_over_time(figures, metric, names, f"The metric {metric}.", through))
     return section
 
 
 def _over_time(
-    figures: m.Metrics, metric: str, names: tuple[str, str, str], note: str, marks: Sequence[Mark] = ()
+    figures: m.Metrics, metric: str, names: tuple[str, str, str], note: str, through: Sequence[Mark]
 ) -> list[Steps]:
     """A metric as a chart over time, stacked by resource and dimension; `names` are its key, title and unit."""
     key, title, unit = names
@@ -224,12 +192,12 @@ def _over_time(
             intervals,
             series,
             stacked=True,
-            marks=list(marks),
+            marks=list(through),
         )
     ]
 
 
-def _drops(run: Run, figures: m.Metrics) -> Section:
+def _drops(run: Run, figures: m.Metrics, through: list[Mark]) -> Section:
     section = Section("drops", "Dropped packets")
     dropped = run.counts["dropped"][0]
     if not dropped:
@@ -237,7 +205,7 @@ def _drops(run: Run, figures: m.Metrics) -> Section:
         return section
     reasons = sorted(run.drops.items(), key=lambda item: -item[1][0])
     section.charts.append(
-        _bars(
+        bars(
             "drops-by-reason",
             "Dropped packets by reason",
             "packets",
@@ -247,19 +215,5 @@ def _drops(run: Run, figures: m.Metrics) -> Section:
         )
     )
     names = ("drops-over-time", "Dropped packets", "packets")
-    section.charts.extend(_over_time(figures, m.DROPPED, names, f"The metric {m.DROPPED}, by reason."))
+    section.charts.extend(_over_time(figures, m.DROPPED, names, f"The metric {m.DROPPED}, by reason.", through))
     return section
-
-
-# --- how it is said -------------------------------------------------------------------------------------------
-
-
-def _bars(
-    key: str, title: str, unit: str, figures: Sequence[tuple[str, int]], summary: str, note: str
-) -> Bars:
-    shown, rest = figures[:MOST_BARS], figures[MOST_BARS:]
-    if rest:
-        note += f" Not shown: {len(rest):,} more, with {sum(value for _, value in rest):,} {unit}."
-    return Bars(
-        key, title, summary, unit, note, [name for name, _ in shown], [Series(unit, [value for _, value in shown])]
-    )

@@ -90,6 +90,14 @@ def read_metrics(path: Path) -> Metrics:
     return Metrics(dict(found), _span(found.values()))
 
 
+def spanning(metrics: Metrics, begin: int, end: int) -> Metrics:
+    """The same with intervals that reach from `begin` to `end` at least: nothing may have happened there."""
+    if metrics.intervals is None:
+        return metrics
+    begin, end = min(begin, metrics.intervals.start), max(end, metrics.intervals.end)
+    return Metrics(metrics.rows, Intervals.over(begin // MINUTE * MINUTE, end, MOST_INTERVALS, MINUTE))
+
+
 def sums(rows: Minutes, intervals: Intervals) -> NDArray[np.float64]:
     """The totals of the minutes of each interval."""
     return np.bincount(_places(rows, intervals), np.array(rows.total), intervals.count).astype(np.float64)

@@ -10,11 +10,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dataplane.report.chart import Bars, Chart, HeatMap, Intervals, Steps
+from dataplane.report.panels import Panels
+from dataplane.report.picture_panels import draw_panels
 from dataplane.runs.folder import RunError
 
 _SERIES = ("#2f6fd6", "#d1551c", "#178a72", "#8a56c4", "#b8860b", "#c23b7a", "#4b8b2b", "#75808f")
 _HEAT = ("#eef2f8", "#b5d0f0", "#5b9be0", "#e08a3c", "#a61b1b")
-_INK, _MUTED, _BAD = "#1b2430", "#566273", "#b42318"
+_INK, _MUTED = "#1b2430", "#566273"
+_MARKS = {"failure": "#b42318", "alert": "#8a4b08", "event": "#566273"}
 _SIZE = (12.8, 7.2)  # inches: at 150 dots an inch a slide of 1920 × 1080
 _DPI = 150
 
@@ -31,12 +34,19 @@ def draw(chart: Chart, file: BinaryIO) -> None:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=_SIZE, dpi=_DPI, layout=ConstrainedLayoutEngine(rect=(0.02, 0.03, 0.96, 0.84)))
+    figure = Figure(figsize=_SIZE, dpi=_DPI, layout=ConstrainedLayoutEngine(rect=(0.02, 0.03, 0.96, 0.81)))
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
     figure.text(0.03, 0.95, _plain(chart.title), fontsize=20, fontweight="bold", color=_INK, va="center")
-    words = textwrap.fill(chart.summary, 130, max_lines=2)
+    words = textwrap.fill(chart.summary, 125, max_lines=2)
     figure.text(0.03, 0.915, _plain(words), fontsize=12, color=_MUTED, va="top")
+    if isinstance(chart, Panels):
+        draw_panels(figure, chart, _SERIES, _HEAT, _plain)
+    else:
+        _draw_one(figure.add_subplot(), chart)
+    figure.savefig(file, format="png", metadata={"Software": None})
+
+
+def _draw_one(axes: Any, chart: Chart) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=_MUTED)
     match chart:
@@ -46,7 +56,6 @@ def draw(chart: Chart, file: BinaryIO) -> None:
             _bars(axes, chart)
         case HeatMap():
             _heat(axes, chart)
-    figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def _steps(axes: Any, chart: Steps) -> None:
@@ -62,11 +71,18 @@ def _steps(axes: Any, chart: Steps) -> None:
             style = "--" if series.dashed else "-"
             axes.stairs(figures, edges, baseline=None, color=colour, linewidth=2.2, linestyle=style, label=label)
     for mark in chart.marks:
-        moment = np.datetime64(mark.time_ns, "ns")
-        axes.axvline(moment, color=_BAD, linestyle=":", linewidth=2)
+        moment, colour = np.datetime64(mark.time_ns, "ns"), _MARKS[mark.kind]
+        axes.axvline(moment, color=colour, linestyle=":", linewidth=2)
+        right = moment - edges[0] < 0.04 * (edges[-1] - edges[0])  # where there is no room on the left
         axes.annotate(
-            mark.text, (moment, 1), xycoords=("data", "axes fraction"), color=_BAD, ha="right", va="top",
-            xytext=(-5, -2), textcoords="offset points", rotation=90,
+            _plain(_short(mark.text)), (moment, 1), xycoords=("data", "axes fraction"), color=colour, va="top",
+            ha="left" if right else "right", xytext=(5 if right else -5, -2), textcoords="offset points", rotation=90,
+        )
+    for limit in chart.limits:
+        axes.axhline(limit.value, color=_MARKS["alert"], linestyle="--", linewidth=1)
+        axes.annotate(
+            limit.text, (0, limit.value), xycoords=("axes fraction", "data"), color=_MARKS["alert"], va="bottom",
+            xytext=(5, 2), textcoords="offset points",
         )
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(*(0, None) if chart.top is None else (-0.01 * chart.top, 1.01 * chart.top))  # lines at the ends show

@@ -10,6 +10,7 @@ from dataplane.report.chart import (
     MINUTE,
     MOST_BARS,
     MOST_SERIES,
+    SECOND,
     Bars,
     HeatMap,
     Intervals,
@@ -21,8 +22,10 @@ from dataplane.report.chart import (
     rounded,
     time_text,
 )
+from dataplane.report.marks import alert_limits
 from dataplane.report.run import NatIp, Run
 from dataplane.report.sessions import SessionFigures, port_bands
+from dataplane.report.users import users
 
 #: NAT IPs that have a chart of their free ports.
 MOST_CHARTS = 6
@@ -40,9 +43,9 @@ def availability_section(run: Run, figures: m.Metrics, marks: list[Mark]) -> Sec
         return section
     known.sort(key=lambda nat_ip: nat_ip.lowest_percent)
     section.words.append(
-        "Each line holds for a minute. The average is what the metric reports for the minute, over time and over the "
-        "NAT IP's pools; the minimum is the lowest that any one pool had at any moment of it. A pool that is full for "
-        "a second refuses sessions, though the average hardly moves."
+        "The average is what the metric reports for a minute, over the NAT IP's pools; the minimum is the lowest that "
+        "any one pool had at any moment of it. A pool that is full for a second refuses sessions, though the average "
+        "hardly moves."
     )
     if len(known) > MOST_CHARTS:
         section.words.append(
@@ -50,16 +53,14 @@ def availability_section(run: Run, figures: m.Metrics, marks: list[Mark]) -> Sec
             "of the others."
         )
     for number, nat_ip in enumerate(known[:MOST_CHARTS], 1):
-        first = run.exhaustion
-        own = marks if first and (first.service, first.nat_ip) == (nat_ip.service, nat_ip.address) else []
         section.charts.append(
-            _availability_chart(number, nat_ip, rows[nat_ip.service, nat_ip.address], figures.intervals, own)
+            _availability_chart(number, run, nat_ip, rows[nat_ip.service, nat_ip.address], figures.intervals, marks)
         )
     return section
 
 
 def _availability_chart(
-    number: int, nat_ip: NatIp, rows: m.Minutes, intervals: Intervals, marks: list[Mark]
+    number: int, run: Run, nat_ip: NatIp, rows: m.Minutes, intervals: Intervals, marks: list[Mark]
 ) -> Steps:
     minima, averages = m.lows(rows, intervals)
     lowest, row = rows.lowest()
@@ -68,7 +69,9 @@ def _availability_chart(
         f"The lowest that a pool of NAT IP {nat_ip.address} had was {percent(lowest)} of its ports free, in the minute "
         f"{minute} UTC; the average of that minute was {percent(rows.average[row])}."
     )
-    note = "Where a line is broken, nothing happened and the value is not known from metrics.csv."
+    note = _changes(run, nat_ip)
+    if any(None in values[_first(values) : len(values) - _first(values[::-1])] for values in (minima, averages)):
+        note += " Where a line is broken, nothing happened and the value is not known from metrics.csv."
     if intervals.width != MINUTE:
         note = f"Of each {intervals.words}, the lowest minimum and the lowest one-minute average. {note}"
     return Steps(
@@ -76,7 +79,7 @@ def _availability_chart(
         f"Free NAT ports of {nat_ip.name}",
         summary,
         "%",
-        note,
+        note.strip(),
         intervals,
         [
             Series("one-minute average" if intervals.width == MINUTE else "lowest one-minute average", averages, True),
@@ -84,12 +87,28 @@ def _availability_chart(
         ],
         top=100,
         marks=marks,
+        limits=alert_limits(run),
+    )
+
+
+def _first(values: list[float | None]) -> int:
+    """Where the first figure is."""
+    return next((place for place, value in enumerate(values) if value is not None), len(values))
+
+
+def _changes(run: Run, nat_ip: NatIp) -> str:
+    """When a NAT IP that has not always been there came and went."""
+    words = {"add_nat_ip": "It has no figures before it is added, at", "remove_nat_ip": "It is removed at"}
+    return " ".join(
+        f"{words[event.action]} {event.at / SECOND:,.10g} s."
+        for event in sorted(run.events, key=lambda event: event.at)
+        if event.action in words and (event.subject, str(event.address)) == (nat_ip.service, nat_ip.address)
     )
 
 
 def ports_section(run: Run, sessions: SessionFigures | None, marks: list[Mark]) -> Section:
     """Which endpoints held ports, over time and in all, and which ports of the range those were."""
-    section = Section("ports", "Who used the ports, and which")
+    section = Section("ports", "Who used the ports, and which", charts=list(users(run)))
     if sessions is None:
         section.words.append("The run has no sessions.csv, so it cannot be told which sessions held which ports.")
         return section
@@ -105,7 +124,9 @@ def ports_section(run: Run, sessions: SessionFigures | None, marks: list[Mark]) 
             "The run's manifest.json does not say when the run begins, so it is taken to last from the first to the "
             "last whole minute of metrics.csv, and sessions that are still open count to the end of it."
         )
-    section.charts.extend([_live(sessions, marks), _port_seconds(run, sessions)])
+    section.charts.append(_live(sessions, marks))
+    if run.findings is None:  # an experiment knows it without the sessions
+        section.charts.append(_port_seconds(run, sessions))
     heat = sessions.heat
     for number, nat_ip in enumerate(sessions.heat_of):
         if heat[number].max() >= _LEAST_HEAT:

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from dataplane.runs.answers import answers
+from dataplane.report.experiment import Findings, read_findings
+from dataplane.runs.answers import FAILURES
 from dataplane.runs.folder import SCHEMA_VERSION, RunError
 from dataplane.topology import TopologyError, load_topology
+from dataplane.topology.model import Event
 
 #: What every run has; `sessions.csv` and `capture.pcapng` may be left out.
 NEEDED = ("manifest.json", "topology.yaml", "summary.json", "metrics.csv")
@@ -31,6 +33,7 @@ class Endpoint:
     packets: int
     sessions: int
     dropped: int
+    refused: int  # for want of a NAT port
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,6 @@ class Exhaustion:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What an exhaustion experiment found: sentences, and by endpoint (name, port-seconds in use, held, failures)."""
-
-    answers: list[str]
-    endpoints: list[tuple[str, float, float, int]]
-
-
-@dataclass(frozen=True)
 class Run:
     """A run's folder in memory, but for the two files that may be large.
 
@@ -97,8 +92,14 @@ class Run:
     nat_ips: list[NatIp]
     exhaustion: Exhaustion | None
     findings: Findings | None
+    events: tuple[Event, ...]
     topology_text: str
     scenario_text: str | None
+
+    @property
+    def clock(self) -> str:
+        """What the run's times are, in words."""
+        return "simulated time" if self.findings is not None else "capture time"
 
     @property
     def metrics(self) -> Path:
@@ -179,25 +180,11 @@ def read_run(folder: Path) -> Run:
                 for each in service["nat_ips"]
             ],
             exhaustion=_exhaustion(summary["first_exhaustion"]),
-            findings=_findings(summary["findings"]) if "findings" in summary else None,
+            findings=read_findings(summary["findings"]) if "findings" in summary else None,
+            events=topology.events,
             topology_text=(folder / "topology.yaml").read_text("utf-8-sig"),
             scenario_text=scenario.read_text("utf-8-sig") if scenario.is_file() else None,
         )
-
-
-def _findings(found: dict[str, Any]) -> Findings:
-    return Findings(
-        list(answers(found)),
-        [
-            (
-                str(each["name"]),
-                float(each["port_seconds"]["in_use"]),
-                float(each["port_seconds"]["held"]),
-                sum(int(count) for count in each["failures"].values()),
-            )
-            for each in found["private_endpoints"]
-        ],
-    )
 
 
 def check_last_line(path: Path) -> None:
@@ -247,6 +234,7 @@ def _endpoint(each: dict[str, Any]) -> Endpoint:
         packets=int(each["packets_in"]) + int(each["packets_out"]),
         sessions=int(each["sessions"]["created"]),
         dropped=sum(int(count) for count in each["dropped"].values()),
+        refused=sum(int(count) for reason, count in each["dropped"].items() if reason in FAILURES),
     )
 
 

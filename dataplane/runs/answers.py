@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+#: Drop reasons that mean that a service's NAT had no port for a new session.
+FAILURES = ("nat_ports_exhausted", "nat_port_not_found", "endpoint_port_limit")
+
 
 def answers(found: dict[str, Any]) -> Iterator[str]:
     """When ports ran out, how low it came, and whether an alert would have come in time; `found` as in summary.json."""

@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 
 from dataplane.forwarding.tables import nat_ips_of
 from dataplane.metrics.series import MetricRow
+from dataplane.runs.answers import FAILURES
 from dataplane.runs.scenario import MINUTE, Alert
 from dataplane.runs.traffic import COUNTS
 from dataplane.simulator import Simulator
 from dataplane.topology import Topology
 
 _SECOND = 1_000_000_000
-
-#: Drop reasons that mean that a service's NAT had no port for a new session.
-FAILURES = ("nat_ports_exhausted", "nat_port_not_found", "endpoint_port_limit")
 
 
 class PortTime:

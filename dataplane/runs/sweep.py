@@ -19,23 +19,13 @@ from typing import Any
 from dataplane.kernel import is_compiled
 from dataplane.runs.executor import executor
 from dataplane.runs.exhaust import Exhaust, exhaust
-from dataplane.runs.folder import RunError, WholeFiles, check_outputs, names_in, to_json, version_of
+from dataplane.runs.folder import REPORT, RunError, WholeFiles, check_outputs, names_in, to_json, version_of
 from dataplane.runs.replay import interruption
 from dataplane.runs.scenario import Scenario
-from dataplane.runs.sweep_file import Sweep, settings_text
+from dataplane.runs.sweep_file import Sweep, dump_sweep, settings_text
+from dataplane.runs.sweep_results import CELLS, CONFIGURATION, FIGURES, RESULTS
 from dataplane.runs.sweep_settings import Settings, with_settings
 from dataplane.runs.warmup import warm_up
-
-#: Columns of the results after the settings, each a whole number (int) or not.
-FIGURES: dict[str, type] = {
-    "first_failure_seconds": float,
-    "lowest_availability_percent": float,
-    "failures": int,
-    "sessions_created": int,
-    "failure_share": float,
-    "alert_fired_seconds": float,
-    "alert_seconds_before_first_failure": float,
-}
 
 #: Told after every cell: how many are done, of how many.
 Progress = Callable[[int, int], None]
@@ -81,9 +71,10 @@ def sweep(job: SweepJob, members: Executor | None = None, progress: Progress | N
     if job.parquet and importlib.util.find_spec("pyarrow") is None:
         raise RunError("--parquet needs pyarrow, which is not installed: pip install 'dataplane[parquet]'")
     cells = list(job.sweep.cells())
-    tables = [job.folder / "results.csv", *([job.folder / "results.parquet"] if job.parquet else [])]
+    tables = [job.folder / RESULTS, job.folder / CONFIGURATION]
+    tables += [job.folder / "results.parquet"] if job.parquet else []
     check_outputs(map(str, job.inputs), None, tables)
-    folder = job.folder / "cells"
+    folder = job.folder / CELLS
     _check_folder(job.folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,8 +89,10 @@ def sweep(job: SweepJob, members: Executor | None = None, progress: Progress | N
         rows = [cell | figures.get(name, dict.fromkeys(FIGURES)) for cell, name in zip(cells, hashes, strict=True)]
         if not interrupted:
             _write(files, rows)
+            files[1].write(dump_sweep(job.sweep).encode())
             if not job.parquet:  # one of an earlier sweep would tell of other cells
                 (job.folder / "results.parquet").unlink(missing_ok=True)
+            (job.folder / REPORT).unlink(missing_ok=True)
     computed = sum(name in figures for name in hashes) - kept
     return Swept(rows, computed, kept, failed, interrupted)
 
@@ -109,7 +102,7 @@ def _check_folder(folder: Path) -> None:
     names = names_in(folder)
     if not names:
         return
-    cells = names_in(folder / "cells") if (folder / "cells").is_dir() else {"none"}
+    cells = names_in(folder / CELLS) if (folder / CELLS).is_dir() else {"none"}
     if not all(re.fullmatch(r"[0-9a-f]{32}\.json", name) for name in cells):
         raise RunError(f"{folder}: is not empty and no sweep's folder; name another one, or an empty one")
 
@@ -246,8 +239,8 @@ def _write(files: list[Any], rows: list[dict[str, Any]]) -> None:
     writer.writerow(rows[0])
     writer.writerows([_plain(value) for value in row.values()] for row in rows)
     files[0].write(text.getvalue().encode())
-    if len(files) > 1:
-        _write_parquet(files[1], rows)
+    if len(files) > 2:
+        _write_parquet(files[2], rows)
 
 
 def _plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from dataplane.runs.sweep_settings import Grid, Settings, with_settings
 from dataplane.topology.check import error_with, findings_of
 from dataplane.topology.draft import Finding
 from dataplane.topology.draft import Path as Place
+from dataplane.topology.dump import yaml_text
 from dataplane.topology.load import TopologyError, read_document, read_text, validated
 from dataplane.topology.parts import Part
 from dataplane.topology.values import shown
@@ -134,6 +135,13 @@ def load_sweep(path: str | os.PathLike[str]) -> Sweep:
     except TopologyError as error:
         problems = [problem for problem in error.problems if wrong is None or problem.path != hidden]
         raise ScenarioError(source, problems, wrong) from None
+
+
+def dump_sweep(sweep: Sweep) -> str:
+    """The sweep as YAML, scenario and topology written into it, with defaults filled in."""
+    scenario = sweep.scenario.model_dump(mode="json", exclude={"topology"}, exclude_none=True)
+    topology = sweep.scenario.topology.model_dump(mode="json")
+    return yaml_text({"scenario": {"topology": topology, **scenario}, "grid": sweep.values})
 
 
 def files_of_sweep(path: str | os.PathLike[str]) -> list[Path]:

@@ -25,7 +25,7 @@ def test_a_quiet_endpoint_is_refused_because_of_a_noisy_one(
     assert result.exit_code == 0, result.output
     page = tmp_path / "dataplane-demo" / "report.html"
     assert opened == [page.as_uri()]
-    assert "What was found" in page.read_text()
+    assert "Who used the ports: pe-fabrikam" in page.read_text()
     findings = json.loads((page.parent / "summary.json").read_text())["findings"]
     failures = {endpoint["name"]: sum(endpoint["failures"].values()) for endpoint in findings["private_endpoints"]}
     assert failures["pe-contoso"] > 0

@@ -12,8 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from dataplane.runs.exhaust import Exhaust, Exhausted, exhaust
-from dataplane.runs.sweep import FIGURES, SweepJob, cell_hash, sweep
-from dataplane.runs.sweep_file import Sweep, load_sweep
+from dataplane.runs.sweep import SweepJob, cell_hash, sweep
+from dataplane.runs.sweep_file import Sweep, dump_sweep, load_sweep
+from dataplane.runs.sweep_results import FIGURES
 from dataplane.runs.sweep_settings import with_settings
 from dataplane.topology import TopologyError
 from tests.traffic import TOPOLOGY, scenario, source, topology
@@ -198,3 +199,14 @@ def test_a_process_that_is_killed_costs_the_cells_at_hand_only(tmp_path: Path, m
     result = sweep(SweepJob(plan, tmp_path))
     assert [line.split(",")[0] for line in result.failed] == ["seed 1: its process was ended from outside"]
     assert (result.computed, len(crews)) == (2, 2)
+
+
+def test_the_sweep_as_used_is_the_same_sweep_again(tmp_path: Path) -> None:
+    plan = Sweep.model_validate({
+        "scenario": scenario(events=[{"at": "1s", "disconnect": "pe-contoso"}], seed=7),
+        "grid": {"ports_per_endpoint": [None, 5], "timeouts.tcp_established": ["4m", "90s"], "load": [1, 0.5]},
+    })
+    (tmp_path / "configuration.yaml").write_text(dump_sweep(plan))
+    again = load_sweep(tmp_path / "configuration.yaml")
+    assert again.scenario == plan.scenario
+    assert list(again.cells()) == list(plan.cells())

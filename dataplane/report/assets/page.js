@@ -13,6 +13,7 @@
     year: "{d} {MMM} {yyyy}", month: "{d} {MMM} {yyyy}", day: "{d} {MMM}", hour: "{HH}:{mm}", minute: "{HH}:{mm}",
     second: "{HH}:{mm}:{ss}", millisecond: "{HH}:{mm}:{ss}.{SSS}", none: "{HH}:{mm}:{ss}.{SSS}",
   };
+  const MOST_WORDS = 8; // marks of one chart whose words have room
   const SLIDER_FROM = 12; // intervals that are seen well without zooming in
 
   const full = new Intl.NumberFormat("en", { maximumFractionDigits: 3 });
@@ -34,7 +35,7 @@
       muted: of("muted"),
       line: of("line"),
       surface: of("surface"),
-      bad: of("bad"),
+      marks: { failure: of("bad"), alert: of("alert"), event: of("muted") },
       series: [1, 2, 3, 4, 5, 6, 7, 8].map((number) => of("series-" + number)),
       heat: [0, 1, 2, 3, 4].map((number) => of("heat-" + number)),
     };
@@ -45,11 +46,14 @@
   function told(chart, at) {
     if (chart.kind === "steps") {
       const lines = chart.series.map((series) => [series.name, withUnit(series.values[at], chart.unit)]);
+      const within = ({ time }) => Math.min(Math.floor((time - chart.start) / chart.width), chart.count - 1) === at;
+      for (const mark of chart.marks.filter(within)) lines.push([mark.text, stamp(mark.time, 1).slice(11)]);
       return [stamp(chart.start + at * chart.width, chart.width) + " UTC, " + chart.each, lines];
     }
     if (chart.kind === "bars") {
       return [chart.labels[at], chart.series.map((each) => [each.name, withUnit(each.values[at], chart.unit)])];
     }
+    if (isPanels(chart)) return panels.told(chart, at);
     const row = Math.floor(at / chart.columns.length);
     const column = at % chart.columns.length;
     return [chart.columns[column], [[chart.rows[row], withUnit(chart.values[row][column], chart.unit)]]];
@@ -74,8 +78,9 @@
     return box;
   }
 
+  const isPanels = (chart) => chart.kind === "cells" || chart.kind === "lines";
   const places = (chart) =>
-    chart.kind === "steps" ? chart.count
+    isPanels(chart) ? panels.shape(chart).count : chart.kind === "steps" ? chart.count
       : chart.kind === "bars" ? chart.labels.length : chart.rows.length * chart.columns.length;
 
   // --- options --------------------------------------------------------------------------------------------------
@@ -128,16 +133,39 @@
     return touch ? [slider] : [slider, inside];
   }
 
-  // Text at the ends of the axis stays inside of the picture.
-  function side(chart, time) {
-    const place = (time - chart.start) / (chart.width * chart.count);
-    return place < 0.15 ? "left" : place > 0.85 ? "right" : "center";
+  // Moments as upright lines with their words along them, limits as level ones.
+  function markLine(chart, colours) {
+    if (!chart.marks.length && !chart.limits.length) return undefined;
+    const short = (text) => (text.length > 40 ? text.slice(0, 39) + "…" : text);
+    const words = chart.marks.length <= MOST_WORDS;
+    const upright = chart.marks.map(({ time, text, kind }) => {
+      const right = time - chart.start < 0.04 * chart.width * chart.count; // where there is no room on the left
+      return {
+        xAxis: time, name: short(text), lineStyle: { color: colours.marks[kind] },
+        label: {
+          show: words || kind !== "event", color: colours.marks[kind], position: right ? "insideEndBottom" : "insideEndTop",
+        },
+      };
+    });
+    const level = chart.limits.map(({ value, text }) => ({
+      yAxis: value, name: text, lineStyle: { color: colours.marks.alert, type: "dashed", width: 1 },
+      label: { color: colours.marks.alert, position: "insideStartTop" },
+    }));
+    return {
+      silent: true, symbol: "none", lineStyle: { type: "dotted", width: 2 },
+      label: { formatter: "{b}", textBorderColor: colours.surface, textBorderWidth: 3 },
+      data: [...upright, ...level],
+    };
   }
+
+  const legendStyle = (colours) => ({
+    type: "scroll", top: 0, left: 0, textStyle: { color: colours.ink }, pageTextStyle: { color: colours.muted },
+    pageIconColor: colours.ink, pageIconInactiveColor: colours.line,
+  });
 
   function legend(chart, colours) {
     if (chart.series.length < 2 && !chart.stacked) return undefined;
-    return { type: "scroll", top: 0, left: 0, textStyle: { color: colours.ink },
-      pageTextStyle: { color: colours.muted }, pageIconColor: colours.ink, pageIconInactiveColor: colours.line };
+    return legendStyle(colours);
   }
 
   function stepsOption({ chart }, colours, pointed) {
@@ -152,7 +180,7 @@
       return tip(chart, Math.min(Math.max(at, 0), chart.count - 1));
     };
     option.legend = legend(chart, colours);
-    option.grid = { left: 8, right: 20, top: option.legend && chart.marks.length ? 50 : 34, bottom: zooms.length ? 44 : 12, containLabel: true };
+    option.grid = { left: 8, right: 20, top: option.legend ? 34 : 12, bottom: zooms.length ? 44 : 12, containLabel: true };
     option.xAxis = {
       type: "time", min: chart.start, max: chart.start + chart.count * chart.width, ...style,
       splitLine: { show: false }, axisLabel: { ...style.axisLabel, formatter: TIMES },
@@ -171,13 +199,7 @@
       lineStyle: { width: chart.stacked ? 0.5 : 2, type: series.dashed ? "dashed" : "solid" },
       areaStyle: chart.stacked ? { opacity: 0.75 } : undefined,
       data: steps(chart, series.values),
-      markLine: number || !chart.marks.length ? undefined : {
-        silent: true,
-        symbol: "none",
-        lineStyle: { color: colours.bad, type: "dotted", width: 2 },
-        label: { color: colours.bad, formatter: (mark) => chart.marks[mark.dataIndex].text, position: "end" },
-        data: chart.marks.map((mark) => ({ xAxis: mark.time, label: { align: side(chart, mark.time) } })),
-      },
+      markLine: number ? undefined : markLine(chart, colours),
     }));
     return option;
   }
@@ -237,11 +259,18 @@
     return option;
   }
 
+  function panelsOption({ chart, box }, colours) {
+    const width = root.classList.contains("paper") ? PAPER_WIDTH : box.clientWidth;
+    const tools = { colours, style: axisStyle(colours), legend: legendStyle(colours), full, compact, tip };
+    return panels.option(chart, base(chart, colours), width, tools);
+  }
+
   const option = (one, colours) =>
-    ({ steps: stepsOption, bars: barsOption, heat: heatOption })[one.chart.kind](one, colours, () =>
+    ({ steps: stepsOption, bars: barsOption, heat: heatOption, cells: panelsOption, lines: panelsOption })[one.chart.kind](one, colours, () =>
       one.instance.convertFromPixel({ xAxisIndex: 0 }, one.x));
 
-  function height(chart) {
+  function height(chart, width) {
+    if (isPanels(chart)) return panels.height(chart, width);
     if (chart.kind === "steps") return 300;
     if (chart.kind === "heat") return Math.min(440, 120 + chart.rows.length * 22);
     return 70 + chart.labels.length * (chart.series.length > 1 ? 44 : 30);
@@ -251,7 +280,7 @@
 
   const drawn = charts.map((chart) => {
     const box = document.getElementById("chart-" + chart.key);
-    box.style.height = height(chart) + "px";
+    box.style.height = height(chart, box.clientWidth) + "px";
     const instance = window.echarts.init(box, null, { renderer: "svg" }); // sharp on paper
     const one = { chart, box, instance, at: -1, x: 0 }; // the place that keys have reached, the pixel pointed at
     for (const event of ["mousemove", "click"]) instance.getZr().on(event, ({ offsetX }) => { one.x = offsetX; });
@@ -263,10 +292,11 @@
     const colours = palette();
     for (const one of drawn) {
       const { chart, box, instance } = one;
-      box.style.height = height(chart) * (paper ? 0.75 : 1) + "px";
+      const shrink = paper && !isPanels(chart) ? 0.75 : 1;
+      box.style.height = height(chart, paper ? PAPER_WIDTH : box.clientWidth) * shrink + "px";
       instance.resize({ width: paper ? PAPER_WIDTH : "auto" });
       const options = option(one, colours);
-      if (paper) {
+      if (paper && !isPanels(chart)) {
         options.dataZoom = [];
         options.grid.bottom = 8;
       }
@@ -285,15 +315,16 @@
       one.x = instance.convertToPixel({ xAxisIndex: 0 }, chart.start + (at + 0.5) * chart.width);
       instance.dispatchAction({ type: "showTip", x: one.x, y: box.clientHeight / 2 });
     } else {
-      instance.dispatchAction({ type: "showTip", seriesIndex: 0, dataIndex: at });
+      instance.dispatchAction({ type: "showTip", ...(isPanels(chart) ? panels.item(chart, at) : { seriesIndex: 0, dataIndex: at }) });
     }
     voice.textContent = title + ": " + lines.map((line) => line.join(" ")).join(", ");
   }
 
   function magnify(one, factor) {
     const { chart, instance, at } = one;
+    if (chart.kind === "bars" || isPanels(chart)) return;
     const count = chart.kind === "steps" ? chart.count : chart.columns.length;
-    if (chart.kind === "bars" || count <= SLIDER_FROM) return;
+    if (count <= SLIDER_FROM) return;
     const { start, end } = instance.getOption().dataZoom[0];
     const place = chart.kind === "steps" ? at : at % count;
     const middle = place < 0 ? (start + end) / 2 : (100 * (place + 0.5)) / count;
@@ -307,10 +338,10 @@
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const { chart, instance } = one;
     const last = places(chart) - 1;
-    const row = chart.kind === "heat" ? chart.columns.length : 1;
+    const row = "columns" in chart ? chart.columns.length : 1;
+    const up = chart.kind === "heat" || chart.kind === "cells" ? row : -row;
     const moves = {
-      ArrowRight: 1, ArrowLeft: -1, ArrowUp: chart.kind === "heat" ? row : -1,
-      ArrowDown: chart.kind === "heat" ? -row : 1, Home: -Infinity, End: Infinity,
+      ArrowRight: 1, ArrowLeft: -1, ArrowUp: up, ArrowDown: -up, Home: -Infinity, End: Infinity,
     };
     if (event.key in moves) {
       const to = one.at < 0 && moves[event.key] !== Infinity ? 0 : one.at + moves[event.key];
@@ -345,7 +376,12 @@
   const watch = new window.ResizeObserver((changes) => {
     if (root.classList.contains("paper")) return;
     const boxes = new Set(changes.map((change) => change.target));
-    drawn.filter(({ box }) => boxes.has(box)).forEach(({ instance }) => instance.resize({ width: "auto" }));
+    for (const one of drawn.filter(({ box }) => boxes.has(box))) {
+      const { chart, box, instance } = one;
+      if (isPanels(chart)) box.style.height = height(chart, box.clientWidth) + "px";
+      instance.resize({ width: "auto" });
+      if (isPanels(chart)) instance.setOption(option(one, palette()), { notMerge: true }); // more or fewer side by side
+    }
   });
   drawn.forEach(({ box }) => watch.observe(box));
   window.addEventListener("beforeprint", () => {
