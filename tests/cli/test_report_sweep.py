@@ -80,6 +80,7 @@ def test_the_sweep_makes_the_page_that_the_report_makes(invoke: Invoke, folder: 
 
 
 def test_a_page_of_other_results_does_not_stay(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
     (tmp_path / "report.html").write_text("old")
     assert invoke("sweep", folder / "configuration.yaml", "-o", tmp_path, "--workers", 1, "--quiet").exit_code == 0
     assert not (tmp_path / "report.html").exists()
