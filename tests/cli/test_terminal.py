@@ -38,6 +38,11 @@ def scenario(tmp_path: Path) -> Path:
     return path
 
 
+def heed_hangups() -> None:
+    """As in a terminal, also where the tests run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def in_a_terminal(
     command: list[str], prepare: Callable[[], None] = lambda: None
 ) -> tuple[subprocess.Popen[bytes], int]:
@@ -46,7 +51,7 @@ def in_a_terminal(
 
     def take() -> None:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        heed_hangups()
         prepare()
 
     process = subprocess.Popen(
@@ -88,7 +93,7 @@ def test_a_run_whose_terminal_is_closed_is_kept(quiet: list[str], scenario: Path
 def test_a_second_hangup_does_not_stop_files_from_being_closed(scenario: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [*COMMAND, "exhaust", str(scenario), "-o", str(run), "-q"]
-    process = subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True)
+    process = subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True, preexec_fn=heed_hangups)
     wait_for((run / ".metrics.csv.partial").exists)
     time.sleep(1.0)
     for _ in range(50):
