@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 
 from dataplane.capture.merge import merge
 from dataplane.packets.headers import PROTOCOL_TCP, PROTOCOL_UDP
+from dataplane.runs.answers import FAILURES
 from dataplane.runs.folder import RunError
 from dataplane.runs.replay import infer
 from dataplane.runs.sources import Source, locate, open_source, parse_sources
 from dataplane.runs.sweep_settings import with_nat
 from dataplane.simulator import Simulator
 from dataplane.topology.model import Timeouts, Topology
-
-#: Reasons for which a session is missing that a larger service would have had.
-FAILURES = ("nat_ports_exhausted", "nat_port_not_found")
 
 _TIMEOUTS = tuple(Timeouts.model_fields)
 
