@@ -35,7 +35,7 @@ def _look_up(state: Any, packets: Any) -> Any:
             look_ahead(state, packets[index])
         for index in range(begin, end):
             packet = packets[index]
-            row = np.int64(packet["hint"])
+            row = np.int64(packet["session"])
             if row >= 0 and is_session(state.sessions[row], packet["flow"], packet["endpoint"], packet["protocol"]):
                 found += 1
         begin = end

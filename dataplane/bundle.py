@@ -24,6 +24,7 @@ from numba.core.typing.templates import AttributeTemplate
 from numba.extending import (
     NativeValue,
     infer_getattr,
+    intrinsic,
     lower_builtin,
     lower_getattr_generic,
     models,
@@ -61,6 +62,19 @@ if not config.BOUNDSCHECK:
         kind, _, given = signature.args
         value = context.cast(builder, args[2], given, kind.dtype)
         store_item(context, builder, kind, value, _item(context, builder, kind, args))
+
+
+def as_table(array: Any) -> Any:
+    """The same array, for a kernel that uses no negative index."""
+    return array
+
+
+if not config.DISABLE_JIT:
+
+    @intrinsic
+    def as_table(typing_context: Any, array: Any) -> Any:
+        """The same, compiled."""
+        return Table(array)(array), lambda context, builder, signature, args: args[0]
 
 
 class BundleType(types.Type):

@@ -145,6 +145,11 @@ def prefetch(rows: Any, index: Any) -> None:
     """Ask for the cache line of `rows[index]` without waiting for it. Does nothing interpreted."""
 
 
+def unlikely(condition: Any) -> Any:
+    """The condition itself; what follows from its truth is compiled to stand out of the way of what is usual."""
+    return condition
+
+
 def trailing_zeros(word: Any) -> Any:
     """The number of zero bits below the lowest set bit of a uint64 that is not zero."""
     value = int(word)
@@ -200,6 +205,18 @@ def _prefetch(typing_context: Any, rows: Any, index: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def _unlikely(typing_context: Any, condition: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bit = ir.IntType(1)
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(bit, [bit, bit]), "llvm.expect.i1"
+        )
+        return builder.call(function, [args[0], bit(0)])
+
+    return types.boolean(types.boolean), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def _trailing_zeros(typing_context: Any, word: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.IntType(1)(1))
@@ -226,4 +243,5 @@ if COMPILED:
             )
         )
     overload(prefetch)(lambda rows, index: lambda rows, index: _prefetch(rows, np.intp(index)))
+    overload(unlikely)(lambda condition: lambda condition: _unlikely(condition))
     overload(trailing_zeros)(lambda word: lambda word: _trailing_zeros(np.uint64(word)))

@@ -26,7 +26,8 @@ def zeroed(rows: int, dtype: Any, *, scattered: bool = False) -> NDArray[Any]:
     if size < _HUGE_PAGE or not sys.platform.startswith("linux"):
         return np.zeros(rows, dtype)
     try:
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+        whole_pages = -(-size // _HUGE_PAGE) * _HUGE_PAGE  # Linux lets only such a mapping begin where a huge page can
+        memory = mmap.mmap(-1, whole_pages, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
     except OSError as error:
         raise MemoryError(
             f"the system has no room for a table of {size:,} bytes, of which only what is used would take memory; "
@@ -35,7 +36,7 @@ def zeroed(rows: int, dtype: Any, *, scattered: bool = False) -> NDArray[Any]:
     if hasattr(mmap, "MADV_HUGEPAGE") and not (scattered and size > _SMALL_TABLE):
         with suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, dtype)
+    return np.frombuffer(memory, dtype, rows)
 
 
 def apart(array: NDArray[Any]) -> NDArray[Any]:

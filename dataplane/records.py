@@ -69,7 +69,7 @@ PACKET = np.dtype(
         ("endpoint", np.int32),  # the endpoint it is addressed to, or -1
         ("source_endpoint", np.int32),  # the endpoint it comes from, or -1
         ("tag", np.uint32),  # of the session's hash
-        ("hint", np.int32),  # a session that may be the one, found ahead of time
+        ("session", np.int32),  # row of the one foreseen, or -1; once the packet is treated, of its own
         ("service", np.int32),
         ("pool", np.int32),  # from the provider: the pool that it names; of a new session: that it may get; or -1
         ("bytes", np.uint32),  # what the packet counts as
@@ -84,6 +84,9 @@ PACKET = np.dtype(
     align=True,
 )
 assert PACKET.itemsize == 64
+
+#: An entry of State.free_ports that a session will probably be given.
+FORESEEN = np.dtype([("pool", np.int64), ("entry", np.int64)])
 
 #: When it is a packet's turn: the clock at it, and its number among all that were received.
 TURN = np.dtype([("now", np.int64), ("number", np.int64)])
@@ -264,8 +267,20 @@ POINT = np.dtype(
     align=True,
 )
 
+#: A range whose hosts reach the endpoints that are seen at a point.
+PREFIX = np.dtype([("point", np.int64), ("network", np.int64), ("mask", np.int64)])
+
+#: A load-balancing rule.
+RULE = np.dtype(
+    [
+        ("key", np.int64),  # of service, protocol and frontend port; -1: none
+        ("backend_port", np.int64),
+        ("timeouts", np.int64),  # row of State.timeouts
+    ]
+)
+
 #: Who has an address: an endpoint seen from a point, a NAT IP at a point, a backend of a service.
-ADDRESS = np.dtype([("scope", np.int64), ("address", np.int64), ("value", np.int64)])
+ADDRESS = np.dtype([("key", np.int64), ("value", np.int64)])
 
 CLOCK = np.dtype(
     [
@@ -276,7 +291,7 @@ CLOCK = np.dtype(
         ("next_due", np.int64),  # no timer is due before this
         ("minute_end", np.int64),
         ("next_event", np.int64),  # its time
-        ("stop", np.int64),  # the earlier of the two
+        ("stop", np.int64),  # the earlier of the two; before the first packet, earlier than any time
         ("events", np.int64),  # that have taken place
         ("tick", np.int64),  # the wheel's ticks up to this one have been emptied into State.due
         ("first_due", np.int64),  # where the entries of State.due begin
@@ -385,11 +400,11 @@ class State(Bundle):
     # the topology
     addresses: NDArray[Any]  # ADDRESS, open addressing
     points: NDArray[Any]
-    prefixes: NDArray[np.int64]  # rows of (point, network, mask)
+    prefixes: NDArray[Any]
     endpoints: NDArray[Any]
     services: NDArray[Any]
-    rules: NDArray[np.int64]  # open addressing: (service, protocol, frontend port, backend port, row of timeouts)
-    timeouts: NDArray[np.int64]  # [row, state], nanoseconds
+    rules: NDArray[Any]  # open addressing
+    timeouts: NDArray[np.int64]  # rows of STATES each, nanoseconds
     probe_runs: NDArray[np.int64]
     backend_slots: NDArray[np.int32]
     backend_health: NDArray[np.uint8]

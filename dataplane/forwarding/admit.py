@@ -11,7 +11,7 @@ import numpy as np
 from dataplane.forwarding.balance import choose_backend, choose_nat_ip, flow_hash, is_by_content
 from dataplane.forwarding.classify import pool_number, slot_of_protocol
 from dataplane.forwarding.tables import ROUND_ROBIN, find_rule
-from dataplane.kernel import inlined, kernel
+from dataplane.kernel import inlined, kernel, unlikely
 from dataplane.nat.ports import CAPPED, GIVES, NOT_FOUND, foresee_entry, look_for_port
 from dataplane.nat.tcp import is_first_packet
 from dataplane.packets.headers import PROTOCOL_ICMP, PROTOCOL_TCP
@@ -41,23 +41,23 @@ def admit(state: Any, packet: Any, arrival: Any, leaving: Any) -> Any:
     endpoint = state.endpoints[packet["endpoint"]]
     protocol = np.int64(packet["protocol"])
     flow = packet["flow"]
-    if not endpoint["approved"]:
+    if unlikely(endpoint["approved"] == 0):
         return _NOT_APPROVED, _NO_GRANT
-    if not reaches(state.prefixes, point, (flow >> 32) & 0xFFFFFFFF):
+    if unlikely(not reaches(state.prefixes, point, (flow >> 32) & 0xFFFFFFFF)):
         return _UNREACHABLE, _NO_GRANT
     service = state.services[packet["service"]]
     timeouts = np.int64(service["timeouts"])
-    if protocol == PROTOCOL_ICMP:  # an echo request needs no rule
+    if unlikely(protocol == PROTOCOL_ICMP):  # an echo request needs no rule
         backend_port = np.int64(0)
     else:
         rule = find_rule(state.rules, np.int64(packet["service"]), protocol, flow & 0xFFFF)
-        if rule < 0:
+        if unlikely(rule < 0):
             return _NO_RULE, _NO_GRANT
-        backend_port = state.rules[rule, 3]
-        timeouts = state.rules[rule, 4]
+        backend_port = state.rules[rule]["backend_port"]
+        timeouts = state.rules[rule]["timeouts"]
     if protocol == PROTOCOL_TCP and not service["any_first_packet"] and not is_first_packet(packet["tcp_flags"]):
         return _NOT_FIRST, _NO_GRANT
-    if service["healthy"] == 0:
+    if unlikely(service["healthy"] == 0):
         return _NO_BACKEND, _NO_GRANT
 
     slot = slot_of_protocol(service, protocol)
@@ -113,7 +113,7 @@ def foresee(state: Any, packet: Any) -> Any:
     """
     service = state.services[packet["service"]]
     slot = slot_of_protocol(service, np.int64(packet["protocol"]))
-    if slot < 0 or service["healthy"] == 0:
+    if unlikely(slot < 0 or service["healthy"] == 0):
         return np.int64(-1)
     pool = _choose_pool(state, packet, slot, np.int64(-1))
     packet["pool"] = pool
@@ -130,11 +130,12 @@ def _choose_pool(state: Any, packet: Any, slot: Any, leaving: Any) -> Any:
     return pool_number(service, choose_nat_ip(state, packet, hashed, slot, backend, leaving), slot, backend)
 
 
-@kernel
+@inlined
 def reaches(prefixes: Any, point: Any, source: Any) -> Any:
     """Whether a source lies in a range that reaches the endpoints seen at this point."""
     for row in range(len(prefixes)):
-        if prefixes[row, 0] == point and source & prefixes[row, 2] == prefixes[row, 1]:
+        prefix = prefixes[row]
+        if prefix["point"] == point and source & prefix["mask"] == prefix["network"]:
             return True
     return False
 

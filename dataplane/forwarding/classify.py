@@ -11,7 +11,7 @@ import numpy as np
 
 from dataplane.forwarding.icmp import read_quoted
 from dataplane.forwarding.tables import BACKENDS_OF, POINT_HAS_ENDPOINTS, POINT_HAS_NAT_IPS, look_up
-from dataplane.kernel import inlined, kernel, load16, load32, prefetch
+from dataplane.kernel import inlined, kernel, load16, load32, prefetch, unlikely
 from dataplane.nat.hashing import flow_tag
 from dataplane.nat.ports import prefetch_port
 from dataplane.packets.headers import (
@@ -72,7 +72,6 @@ def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
     """Fill the PACKET row of one frame."""
     packet["endpoint"] = -1
     packet["source_endpoint"] = -1
-    packet["hint"] = -1
     packet["pool"] = -1
     packet["direction"] = NO_DIRECTION
     packet["kind"] = PLAIN
@@ -84,7 +83,7 @@ def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
     original = np.int64(frame["original"])
 
     length = link_header(data, start, captured, np.int64(frame["link_type"]))
-    if length < 0:
+    if unlikely(length < 0):
         packet["verdict"] = _BYPASSED
         packet["bytes"] = max(0, original + length + 1)
         return
@@ -93,13 +92,13 @@ def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
     original -= length
     packet["network_header"] = network
     packet["bytes"] = max(0, original)
-    if captured < IPV4_LENGTH:
+    if unlikely(captured < IPV4_LENGTH):
         packet["verdict"] = _MALFORMED
         return
     first = np.int64(data[network])
     header = (first & 15) << 2
     total = total_length(data, network, frame)
-    if first >> 4 != 4 or header < IPV4_LENGTH or header > captured or total < header or total > original:
+    if unlikely(first >> 4 != 4 or header < IPV4_LENGTH or header > captured or total < header or total > original):
         packet["verdict"] = _MALFORMED
         return
 
@@ -111,16 +110,17 @@ def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
     packet["bytes"] = total
     point = np.int64(frame["point"])
     direction, nat_ip, backend = _direction(state, point, source, destination, packet)
-    if packet["protocol"] == PROTOCOL_ICMP and direction != TO_CONSUMER:
+    if unlikely(packet["protocol"] == PROTOCOL_ICMP and direction != TO_CONSUMER):
         sizes = (total - header, captured - header)
         direction, nat_ip = _error_to_nat_ip(state, data, packet, (point, destination), sizes, direction)
     packet["direction"] = direction
-    if direction == NO_DIRECTION:
+    if unlikely(direction == NO_DIRECTION):
         packet["verdict"] = _BYPASSED
         return
-    if direction != EITHER:  # there, a live session decides what it is, and so its verdict
-        read_transport(state, frame, data, packet, np.int64(direction), (source, destination, nat_ip, backend))
-        judge(state, frame, packet, np.int64(direction))
+    if unlikely(direction == EITHER):  # a live session decides what it is, and so its verdict
+        return
+    read_transport(state, frame, data, packet, np.int64(direction), (source, destination, nat_ip, backend))
+    judge(state, frame, packet, np.int64(direction))
 
 
 @inlined
@@ -133,7 +133,7 @@ def read_transport(state: Any, frame: Any, data: Any, packet: Any, direction: An
     captured = np.int64(frame["captured"]) - (transport - frame["offset"])
     fragment = load16(data, network + FRAGMENT) & (MORE_FRAGMENTS | FRAGMENT_OFFSET)
     protocol = np.int64(packet["protocol"])
-    if fragment or (protocol != PROTOCOL_TCP and protocol != PROTOCOL_UDP):
+    if unlikely(fragment != 0 or (protocol != PROTOCOL_TCP and protocol != PROTOCOL_UDP)):
         fault = _read_special(state, data, packet, direction, route, (fragment, payload, captured))
         packet["fault"] = fault
         if fault != _FORWARDED or packet["kind"] != FIRST_FRAGMENT:
@@ -141,7 +141,7 @@ def read_transport(state: Any, frame: Any, data: Any, packet: Any, direction: An
     else:
         fault = transport_fault(data, protocol, transport, payload, captured)
         packet["fault"] = fault
-        if fault != _FORWARDED:
+        if unlikely(fault != _FORWARDED):
             return
     source_port = load16(data, transport + SOURCE_PORT)
     destination_port = load16(data, transport + DESTINATION_PORT)
@@ -270,7 +270,7 @@ def _read_icmp(state: Any, data: Any, packet: Any, direction: Any, route: Any, s
 def total_length(data: Any, network: Any, frame: Any) -> Any:
     """The IPv4 total length; zero (segmentation offload) counts as the frame's."""
     total = load16(data, network + TOTAL_LENGTH)
-    if total == 0:
+    if unlikely(total == 0):
         total = np.int64(frame["original"]) - (network - frame["offset"])
     return total
 
@@ -311,14 +311,14 @@ def _direction(state: Any, point: Any, source: Any, destination: Any, packet: An
 def transport_fault(data: Any, protocol: Any, transport: Any, payload: Any, captured: Any) -> Any:
     """What is wrong with a TCP or UDP header that is not fragmented."""
     if protocol == PROTOCOL_TCP:
-        if payload < TCP_LENGTH or captured < TCP_LENGTH:
+        if unlikely(payload < TCP_LENGTH or captured < TCP_LENGTH):
             return _MALFORMED
         length = (np.int64(data[transport + TCP_DATA_OFFSET]) >> 4) << 2
-        return _FORWARDED if TCP_LENGTH <= length <= payload else _MALFORMED
-    if payload < UDP_LENGTH or captured < UDP_LENGTH:
+        return _MALFORMED if unlikely(length < TCP_LENGTH or length > payload) else _FORWARDED
+    if unlikely(payload < UDP_LENGTH or captured < UDP_LENGTH):
         return _MALFORMED
     length = load16(data, transport + UDP_TOTAL)
-    return _FORWARDED if UDP_LENGTH <= length <= payload else _MALFORMED
+    return _MALFORMED if unlikely(length < UDP_LENGTH or length > payload) else _FORWARDED
 
 
 @inlined
@@ -361,9 +361,9 @@ def set_flow(state: Any, packet: Any, consumer: Any, consumer_port: Any, port: A
 def judge(state: Any, frame: Any, packet: Any, direction: Any) -> None:
     """Step 2: the time to live first, then what is wrong with the transport header."""
     least = 1 if direction == CAPTURED_REPLY else 2
-    if packet["ttl"] < least and state.services[packet["service"]]["decrement_ttl"]:
+    if unlikely(packet["ttl"] < least) and state.services[packet["service"]]["decrement_ttl"]:
         packet["verdict"] = _TTL_EXPIRED
     else:
         packet["verdict"] = packet["fault"]
-        if packet["fault"] == _MALFORMED:
+        if unlikely(packet["fault"] == _MALFORMED):
             packet["bytes"] = np.int64(frame["original"]) - (packet["network_header"] - frame["offset"])

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from dataplane.kernel import inlined, kernel
+from dataplane.kernel import inlined, kernel, unlikely
 from dataplane.nat.life import set_stop
 from dataplane.nat.timers import FOREVER, TICK_BITS
 from dataplane.packets.batch import FIRST_TIME, LAST_TIME, TIME_UNREPRESENTABLE, WAITED
@@ -36,11 +36,11 @@ def is_due(state: Any, now: Any) -> Any:
 
 @inlined
 def time_of(clock: Any, frame: Any) -> Any:
-    """What the clock will say at a frame."""
+    """(What the clock will say at a frame, whether the frame says so): it does not if its time is earlier, or none."""
     time = frame["time_ns"]
-    if is_usable(frame) and (time > clock["now"] or clock["started"] == 0):
-        return time
-    return clock["now"]
+    if unlikely(not is_usable(frame) or (time < clock["now"] and clock["started"])):
+        return clock["now"], False
+    return time, True
 
 
 @inlined
@@ -50,19 +50,17 @@ def is_usable(frame: Any) -> Any:
 
 
 @inlined
-def keep_time(clock: Any, frame: Any, now: Any) -> None:
-    """A frame has been received at `now`: move the clock, and keep what is to be told of the frames' times."""
-    if is_usable(frame):
-        if frame["time_ns"] < now:
-            if frame["flags"] & WAITED == 0:
-                clock["backward_times"] += 1
-        else:
-            jump = now - clock["now"]
-            if jump < 0:
-                jump = np.int64(FOREVER)  # more than 292 years
-            if jump > clock["largest_jump"]:
-                clock["largest_jump"] = jump
-    else:
+def keep_time(clock: Any, frame: Any, now: Any, is_ahead: Any) -> None:
+    """A frame has been received: move the clock as `time_of` said, and keep what is to be told of the frames' times."""
+    if is_ahead:
+        jump = now - clock["now"]
+        if unlikely(jump < 0):
+            jump = np.int64(FOREVER)  # more than 292 years
+        if unlikely(jump > clock["largest_jump"]):
+            clock["largest_jump"] = jump
+    elif not is_usable(frame):
         clock["unusable_times"] += 1
+    elif frame["flags"] & WAITED == 0:
+        clock["backward_times"] += 1
     clock["now"] = now
     clock["received"] += 1

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from dataplane.kernel import inlined
+from dataplane.kernel import inlined, unlikely
 
 
 @inlined
@@ -12,11 +12,11 @@ def count_in(session: Any, end: Any, counter: Any, size: Any) -> None:
     """Count a packet that travelled to_service."""
     session["bytes_in"] += size
     session["packets_in"] += np.uint32(1)
-    if session["packets_in"] == 0:
+    if unlikely(session["packets_in"] == 0):
         end["packets_in_high"] += np.uint32(1)
-    if counter["packets_in"] == 0 or size < counter["smallest_in"]:
+    if unlikely(counter["packets_in"] == 0 or size < counter["smallest_in"]):
         counter["smallest_in"] = size
-    if counter["packets_in"] == 0 or size > counter["largest_in"]:
+    if unlikely(counter["packets_in"] == 0 or size > counter["largest_in"]):
         counter["largest_in"] = size
     counter["bytes_in"] += size
     counter["packets_in"] += 1
@@ -27,11 +27,11 @@ def count_out(session: Any, end: Any, counter: Any, size: Any) -> None:
     """Count a packet that travelled to_consumer."""
     session["bytes_out"] += size
     session["packets_out"] += np.uint32(1)
-    if session["packets_out"] == 0:
+    if unlikely(session["packets_out"] == 0):
         end["packets_out_high"] += np.uint32(1)
-    if counter["packets_out"] == 0 or size < counter["smallest_out"]:
+    if unlikely(counter["packets_out"] == 0 or size < counter["smallest_out"]):
         counter["smallest_out"] = size
-    if counter["packets_out"] == 0 or size > counter["largest_out"]:
+    if unlikely(counter["packets_out"] == 0 or size > counter["largest_out"]):
         counter["largest_out"] = size
     counter["bytes_out"] += size
     counter["packets_out"] += 1

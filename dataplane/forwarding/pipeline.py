@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from dataplane.bundle import as_table
 from dataplane.forwarding.admit import admit, foresee, note_new_session
 from dataplane.forwarding.classify import classify, judge, read_transport
 from dataplane.forwarding.clock import is_due, keep_time, start, time_of
 from dataplane.forwarding.count import count_in, count_out
 from dataplane.forwarding.icmp import rewrite_error
 from dataplane.forwarding.translate import rewrite, rewrite_addresses, step_ttl
-from dataplane.kernel import inlined, kernel, load32, prefetch
+from dataplane.kernel import inlined, kernel, load32, prefetch, unlikely
 from dataplane.nat.fragments import OVERLAP, UNRESOLVED
-from dataplane.nat.life import DONE, DRAIN_LOG, GROW_SESSIONS, open_session, pass_time, reopen, see
+from dataplane.nat.life import DONE, DRAIN_LOG, GROW_SESSIONS, only_refreshes, open_session, pass_time, reopen, see
 from dataplane.nat.ports import foresee_port, session_at
-from dataplane.nat.sessions import find, has_room, hint_of, is_session
+from dataplane.nat.sessions import find, has_room, hint_of
 from dataplane.nat.tcp import HANDSHAKE_REVIVES, is_first_packet
 from dataplane.packets.checksum import reversed_change
 from dataplane.packets.headers import ACK, DESTINATION, PROTOCOL, SOURCE, TCP_ACKNOWLEDGEMENT
@@ -52,17 +53,19 @@ _UNMATCHED = int(Verdict.ICMP_UNMATCHED)
 def run(state: Any, frames: Any, data: Any, begin: Any, scratch: Any, sides: Any) -> Any:
     """Send frames from `begin` on through the service; returns (status, first frame not yet done).
 
-    `scratch` is (packets, entries), a vector long each; `sides` is (datagrams, outcomes), with a row per frame or none
+    `scratch` is (packets, foreseen), a vector long each; `sides` is (datagrams, outcomes), with a row per frame or none
     when there are no translated fragments, or nobody asks for outcomes.
     Status DONE: all frames are done; another: Python has to act before the frame can be.
     """
+    frames = as_table(frames)
+    data = as_table(data)
     count = len(frames)
-    packets, entries = scratch
+    packets, foreseen = scratch
     while begin < count:
         size = min(len(packets), count - begin)
         for k in range(size):
             classify(state, frames[begin + k], data, packets[k])
-        look_far(state, packets, entries, size)
+        look_far(state, packets, foreseen, size)
         for k in range(size):
             status = forward(state, frames[begin + k], data, packets[k], sides, begin + k)
             if status != DONE:
@@ -82,13 +85,17 @@ def first_wrong(frames: Any, size: Any, points: Any) -> Any:
 
 
 @inlined
-def look_far(state: Any, packets: Any, entries: Any, size: Any) -> None:
-    """Ask for what the packets of a vector will need in memory. `entries` is scratch, as long as a vector."""
+def look_far(state: Any, packets: Any, foreseen: Any, size: Any) -> None:
+    """Ask for what the packets of a vector will need in memory. `foreseen` is scratch, as long as a vector."""
+    count = 0
     for k in range(size):
-        entries[k] = look_ahead(state, packets[k])
-    for k in range(size):
-        if entries[k] >= 0:
-            foresee_port(state, np.int64(packets[k]["pool"]), entries[k])
+        entry = look_ahead(state, packets[k])
+        if entry >= 0:
+            foreseen[count]["entry"] = entry
+            foreseen[count]["pool"] = packets[k]["pool"]
+            count += 1
+    for k in range(count):
+        foresee_port(state, foreseen[k]["pool"], foreseen[k]["entry"])
 
 
 @inlined
@@ -97,20 +104,20 @@ def look_ahead(state: Any, packet: Any) -> Any:
 
     Where it will probably open one, returns the entry of the list of free ports that it will need, else -1.
     """
-    direction = packet["direction"]
-    hint = np.int64(-1)
+    row = np.int64(-1)
     entry = np.int64(-1)
-    if direction == TO_CONSUMER:
-        if packet["pool"] >= 0:
-            hint = session_at(state, np.int64(packet["pool"]), packet["flow"] & 0xFFFF)
-    elif packet["verdict"] == _FORWARDED and packet["kind"] != LATER_FRAGMENT:
-        if direction == TO_SERVICE or direction == CAPTURED_REPLY:
-            hint = hint_of(state.cells, np.int64(packet["tag"]))
-            if hint < 0 and direction == TO_SERVICE:
+    if not unlikely(packet["verdict"] != _FORWARDED or packet["kind"] != PLAIN):
+        direction = packet["direction"]
+        if direction == TO_CONSUMER:
+            if packet["pool"] >= 0:
+                row = session_at(state, np.int64(packet["pool"]), packet["flow"] & 0xFFFF)
+        elif direction == TO_SERVICE or direction == CAPTURED_REPLY:
+            row = hint_of(state.cells, np.int64(packet["tag"]))
+            if row < 0 and direction == TO_SERVICE:
                 entry = foresee(state, packet)
-    if hint >= 0:
-        packet["hint"] = hint
-        prefetch(state.sessions, hint)
+    packet["session"] = row
+    if row >= 0:
+        prefetch(state.sessions, row)
     return entry
 
 
@@ -118,16 +125,16 @@ def look_ahead(state: Any, packet: Any) -> Any:
 def forward(state: Any, frame: Any, data: Any, packet: Any, sides: Any, place: Any) -> Any:
     """One packet in its turn: all of it, or nothing but the passing of time and a status that is not DONE."""
     clock = state.clock[0]
-    now = time_of(clock, frame)
-    if clock["started"] == 0:
-        start(state, now)
+    now, is_ahead = time_of(clock, frame)
     if is_due(state, now):
+        if unlikely(clock["started"] == 0):
+            start(state, now)
         status = pass_time(state, now)
         if status != DONE:
             return status
     status = treat(state, frame, data, packet, sides, (place, now, clock["received"] + 1))
     if status == DONE:
-        keep_time(clock, frame, now)
+        keep_time(clock, frame, now, is_ahead)
     return status
 
 
@@ -139,11 +146,70 @@ def treat(state: Any, frame: Any, data: Any, packet: Any, sides: Any, turn: Any)
     """
     place, now, number = turn
     datagrams, outcomes = sides
+    row = _session_foreseen(state, packet)
+    if row >= 0:
+        state.sessions[row]["last_refresh"] = now
+    else:
+        slot = np.int64(datagrams[place]) if len(datagrams) else np.int64(UNRESOLVED)
+        status = _take_slow_path(state, frame, data, packet, slot, (now, number))
+        if status != DONE:
+            return status
+        if packet["kind"] == PLAIN or packet["kind"] == FIRST_FRAGMENT:
+            row = np.int64(packet["session"])
+    if row >= 0:
+        _translate(state, data, packet, row)
+    verdict = np.int64(packet["verdict"])
+    total = state.totals[verdict]
+    total["packets"] += 1
+    total["bytes"] += np.int64(packet["bytes"])
+    if verdict > _BYPASSED:
+        state.endpoint_drops[np.int64(packet["endpoint"]), verdict] += 1  # the last row is nobody's
+    if len(outcomes):
+        _tell(state, frame, packet, now, outcomes[place])
+    return DONE
+
+
+@inlined
+def _session_foreseen(state: Any, packet: Any) -> Any:
+    """The session of a packet, if it is the one foreseen and such a packet only refreshes it; else -1.
+
+    So most packets of an open session take the short way: only PLAIN ones that nothing is wrong with have a session
+    foreseen (`look_ahead`).
+    """
+    row = np.int64(packet["session"])
+    if row < 0:
+        return row
+    session = state.sessions[row]
+    flow = packet["flow"]
+    if unlikely(not only_refreshes(session["state"], packet["tcp_flags"])):
+        return np.int64(-1)
+    if packet["direction"] == TO_CONSUMER:
+        if unlikely(
+            session["pool"] != packet["pool"]
+            or session["nat_port"] != flow & 0xFFFF
+            or session["backend_port"] != (flow >> 16) & 0xFFFF
+        ):
+            return np.int64(-1)
+        packet["endpoint"] = session["endpoint"]
+        return row
+    is_another = (
+        session["flow"] != flow
+        or session["endpoint"] != packet["endpoint"]
+        or session["protocol"] != packet["protocol"]
+    )
+    return np.int64(-1) if unlikely(is_another) else row
+
+
+@kernel
+def _take_slow_path(state: Any, frame: Any, data: Any, packet: Any, slot: Any, moment: Any) -> Any:
+    """Find any packet's verdict and the session's row (-1: it is not forwarded), and write them into its row.
+
+    The session sees the packet, but PLAIN ones and first fragments are yet to be translated. `moment` is (the clock at
+    it, its number).
+    """
+    now, number = moment
     row = np.int64(-1)
-    slot = np.int64(UNRESOLVED)
-    if len(datagrams):
-        slot = np.int64(datagrams[place])
-    if packet["direction"] == EITHER:
+    if unlikely(packet["direction"] == EITHER):
         tell_direction(state, frame, data, packet, slot)
     direction = packet["direction"]
     verdict = np.int64(packet["verdict"])
@@ -161,16 +227,16 @@ def treat(state: Any, frame: Any, data: Any, packet: Any, sides: Any, turn: Any)
                 if row < 0:
                     verdict = np.int64(_NO_SESSION)
             elif row < 0 or _opens_anew(state, packet, row):
-                if not has_room(state):
+                if unlikely(not has_room(state)):
                     return GROW_SESSIONS
                 if state.clock[0]["logging"] and state.clock[0]["logged"] == len(state.log):
                     return DRAIN_LOG
                 row, verdict = _new_session(state, packet, (np.int64(frame["point"]), now, number), row)
-        if kind == PLAIN or kind == FIRST_FRAGMENT:
-            if verdict == _FORWARDED:
-                _translate(state, data, packet, direction, row, now)
-        elif verdict == _FORWARDED:
-            _translate_special(state, frame, data, packet, row, now)
+        if verdict == _FORWARDED:
+            if kind == PLAIN or kind == FIRST_FRAGMENT:
+                see(state, row, np.int64(packet["tcp_flags"]), direction == TO_SERVICE, now)
+            else:
+                _translate_special(state, frame, data, packet, row, now)
         elif kind == ICMP_ERROR:
             verdict = np.int64(_UNMATCHED)
             if direction == TO_CONSUMER:
@@ -180,16 +246,8 @@ def treat(state: Any, frame: Any, data: Any, packet: Any, sides: Any, turn: Any)
         datagram["session"] = row
         datagram["direction"] = direction
         datagram["id"] = state.session_ends[row]["id"] if verdict == _FORWARDED else 0
-
-    size = np.int64(packet["bytes"])
-    total = state.totals[verdict]
-    total["packets"] += 1
-    total["bytes"] += size
-    endpoint = np.int64(packet["endpoint"])
-    if verdict > _BYPASSED:
-        state.endpoint_drops[endpoint, verdict] += 1  # the last row is nobody's
-    if len(outcomes):
-        _tell(state, frame, packet, (row, verdict, now), outcomes[place])
+    packet["verdict"] = verdict
+    packet["session"] = row
     return DONE
 
 
@@ -224,12 +282,7 @@ def tell_direction(state: Any, frame: Any, data: Any, packet: Any, slot: Any) ->
 @inlined
 def _session_of_flow(state: Any, packet: Any) -> Any:
     """The live session of a consumer's packet or of a captured reply, or -1."""
-    hint = np.int64(packet["hint"])
-    endpoint = packet["endpoint"]
-    protocol = packet["protocol"]
-    if hint >= 0 and is_session(state.sessions[hint], packet["flow"], endpoint, protocol):
-        return hint
-    return find(state, np.int64(packet["tag"]), packet["flow"], endpoint, protocol)
+    return find(state, np.int64(packet["tag"]), packet["flow"], packet["endpoint"], packet["protocol"])
 
 
 @inlined
@@ -269,7 +322,7 @@ def _opens_anew(state: Any, packet: Any, row: Any) -> Any:
     return state.services[packet["service"]]["tcp_policy"] & HANDSHAKE_REVIVES == 0
 
 
-@kernel
+@inlined
 def _new_session(state: Any, packet: Any, arrival: Any, leaving: Any) -> Any:
     """Open a session, if it may be, after ending the one that it follows; returns its row and the verdict.
 
@@ -302,10 +355,11 @@ def _ends(session: Any, pool: Any, endpoints: Any, direction: Any) -> Any:
 
 
 @inlined
-def _translate(state: Any, data: Any, packet: Any, direction: Any, row: Any, now: Any) -> None:
-    """Rewrite a packet of a live session, let the session see it, and count it."""
+def _translate(state: Any, data: Any, packet: Any, row: Any) -> None:
+    """Rewrite a packet of a live session, and count it."""
     session = state.sessions[row]
     pool = state.pools[session["pool"]]
+    direction = packet["direction"]
     header_delta = np.int64(session["address_delta"])
     transport_delta = np.int64(session["transport_delta"])
     if direction == TO_CONSUMER:
@@ -314,9 +368,8 @@ def _translate(state: Any, data: Any, packet: Any, direction: Any, row: Any, now
     header_delta += _step_ttl(session, data, packet, direction)
     sender, receiver = _ends(session, pool, state.endpoints, direction)
     rewrite(data, packet, sender, receiver, header_delta, transport_delta)
-    if len(state.acks) and packet["tcp_flags"] & ACK:
+    if unlikely(len(state.acks) > 0) and packet["tcp_flags"] & ACK:
         _note_acknowledgement(state.services, state.acks, data, packet, row)
-    see(state, row, np.int64(packet["tcp_flags"]), direction == TO_SERVICE, now)
     _count(session, state.session_ends[row], state.counters, packet, direction)
 
 
@@ -367,9 +420,10 @@ def _count(session: Any, end: Any, counters: Any, packet: Any, direction: Any) -
 
 
 @inlined
-def _tell(state: Any, frame: Any, packet: Any, result: Any, outcome: Any) -> None:
-    """Write down what became of a packet; `result` is (the session's row, the verdict, the clock)."""
-    row, verdict, now = result
+def _tell(state: Any, frame: Any, packet: Any, now: Any, outcome: Any) -> None:
+    """Write down what became of a packet when the clock said `now`."""
+    row = np.int64(packet["session"])
+    verdict = packet["verdict"]
     outcome["verdict"] = verdict
     outcome["direction"] = packet["direction"]
     outcome["endpoint"] = packet["endpoint"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dataplane.bundle import as_table
 from dataplane.forwarding.balance import choose_backend, flow_hash
 from dataplane.forwarding.classify import classify
 from dataplane.forwarding.clock import is_due, keep_time, time_of
@@ -32,10 +33,10 @@ def take_turns(clock: Any, frames: Any, begin: Any, turns: Any) -> Any:
     """
     end = min(len(frames), begin + len(turns))
     for index in range(begin, end):
-        now = time_of(clock, frames[index])
+        now, is_ahead = time_of(clock, frames[index])
         if now >= clock["stop"]:
             return index
-        keep_time(clock, frames[index], now)
+        keep_time(clock, frames[index], now, is_ahead)
         turns[index - begin]["now"] = now
         turns[index - begin]["number"] = clock["received"]
     return end
@@ -48,6 +49,8 @@ def sort_out(state: Any, frames: Any, data: Any, owners: Any, packet: Any, span:
     Only the topology of `state` counts. `packet` is a PACKET row for scratch: the shard classifies its packets again,
     which is cheaper than to hand the rows over. `span` is (first, one after the last, shards).
     """
+    frames = as_table(frames)
+    data = as_table(data)
     begin, end, shards = span
     for index in range(begin, end):
         classify(state, frames[index], data, packet)
@@ -98,10 +101,12 @@ def follow_datagrams(state: Any, frames: Any, data: Any, owners: Any, datagrams:
 def run_share(state: Any, job: Any, data: Any, begin: Any, scratch: Any, sides: Any) -> Any:
     """Send a shard's packets from `begin` on through the service; returns (status, first packet not yet done).
 
-    `job` is (frames, turns, owners, shard), `scratch` (packets, entries, places), `sides` (datagrams, outcomes).
+    `job` is (frames, turns, owners, shard), `scratch` (packets, foreseen, places), `sides` (datagrams, outcomes).
     """
     frames, turns, owners, shard = job
-    packets, entries, places = scratch
+    frames = as_table(frames)
+    data = as_table(data)
+    packets, foreseen, places = scratch
     index = np.int64(begin)
     while index < len(frames):
         size = 0
@@ -111,7 +116,7 @@ def run_share(state: Any, job: Any, data: Any, begin: Any, scratch: Any, sides: 
                 classify(state, frames[index], data, packets[size])
                 size += 1
             index += 1
-        look_far(state, packets, entries, size)
+        look_far(state, packets, foreseen, size)
         for k in range(size):
             at = places[k]
             now = turns[at]["now"]

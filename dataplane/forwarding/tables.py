@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataplane.forwarding.slots import ONE_BACKEND, backend_slots
-from dataplane.kernel import inlined, kernel
+from dataplane.kernel import inlined, unlikely
 from dataplane.memory import zeroed
 from dataplane.nat.fragments import DATAGRAMS
 from dataplane.nat.hashing import GOLDEN, key64
@@ -41,7 +41,9 @@ from dataplane.records import (
     NAT_IP,
     POINT,
     POOL,
+    PREFIX,
     RESET,
+    RULE,
     SERVICE,
     SESSION,
     SESSION_END,
@@ -76,67 +78,65 @@ PROTOCOL_NUMBERS = {"tcp": PROTOCOL_TCP, "udp": PROTOCOL_UDP, "icmp": PROTOCOL_I
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 
 #: Scopes of an address besides the points: endpoints at point p have scope 2p, NAT IPs 2p + 1.
-BACKENDS_OF = 1 << 32
+BACKENDS_OF = 1 << 30
 
 POINT_HAS_ENDPOINTS, POINT_HAS_NAT_IPS = 1, 2
 
-_SHIFT = np.uint64(20)
+_32 = np.uint64(32)
 
 
 @inlined
-def slot_of(scope: Any, address: Any, mask: Any) -> Any:
-    """Where the search for an address begins."""
-    x = (np.uint64(scope) * GOLDEN + np.uint64(address)) * GOLDEN
-    return np.int64(x >> _SHIFT) & mask
+def address_key(scope: Any, address: Any) -> Any:
+    """An address in a scope, as one number."""
+    return (scope << 32) | address
+
+
+@inlined
+def slot_of(key: Any, mask: Any) -> Any:
+    """Where the search for a key begins: at bits on which all of its own bear."""
+    return np.int64((np.uint64(key) * GOLDEN) >> _32) & mask
 
 
 @inlined
 def look_up(addresses: Any, scope: Any, address: Any) -> Any:
     """The value of an address in a scope, or -1."""
+    key = address_key(scope, address)
     mask = len(addresses) - 1
-    at = slot_of(scope, address, mask)
-    while addresses[at]["scope"] >= 0:
-        if addresses[at]["address"] == address and addresses[at]["scope"] == scope:
-            return addresses[at]["value"]
+    at = slot_of(key, mask)
+    while unlikely(addresses[at]["key"] != key):
+        if addresses[at]["key"] < 0:
+            return np.int64(-1)
         at = (at + 1) & mask
-    return np.int64(-1)
+    return addresses[at]["value"]
 
 
-@kernel
+@inlined
+def rule_key(service: Any, protocol: Any, port: Any) -> Any:
+    """What a service's load-balancing rule is searched by."""
+    return (service << 24) | (protocol << 16) | port
+
+
+@inlined
 def find_rule(rules: Any, service: Any, protocol: Any, port: Any) -> Any:
     """The row of a service's load-balancing rule, or -1."""
+    key = rule_key(service, protocol, port)
     mask = len(rules) - 1
-    at = slot_of((service << 8) | protocol, port, mask)
-    while rules[at, 0] >= 0:
-        if rules[at, 0] == service and rules[at, 1] == protocol and rules[at, 2] == port:
-            return at
+    at = slot_of(key, mask)
+    while unlikely(rules[at]["key"] != key):
+        if rules[at]["key"] < 0:
+            return np.int64(-1)
         at = (at + 1) & mask
-    return np.int64(-1)
+    return at
 
 
-def _table_size(entries: int) -> int:
-    return 1 << max(3, (2 * entries).bit_length())
-
-
-def _address_table(entries: list[tuple[int, int, int]]) -> NDArray[Any]:
-    table = np.zeros(_table_size(len(entries)), ADDRESS)
-    table["scope"] = -1
-    mask = len(table) - 1
-    for scope, address, value in entries:
-        at = int(slot_of(np.int64(scope), np.int64(address), np.int64(mask)))
-        while table["scope"][at] >= 0:
-            at = (at + 1) & mask
-        table[at] = (scope, address, value)
-    return table
-
-
-def _rule_table(rows: list[tuple[int, int, int, int, int]]) -> NDArray[np.int64]:
-    table = np.full((_table_size(len(rows)), 5), -1, np.int64)
+def _open_table(kind: Any, rows: list[tuple[int, ...]]) -> NDArray[Any]:
+    """A table of such rows for open addressing; the first of each is its key, -1 where there is none."""
+    table = np.zeros(1 << max(3, (2 * len(rows)).bit_length()), kind)
+    table["key"] = -1
     mask = len(table) - 1
     for row in rows:
-        service, protocol, port = row[:3]
-        at = int(slot_of(np.int64((service << 8) | protocol), np.int64(port), np.int64(mask)))
-        while table[at, 0] >= 0:
+        at = int(slot_of(np.int64(row[0]), np.int64(mask)))
+        while table["key"][at] >= 0:
             at = (at + 1) & mask
         table[at] = row
     return table
@@ -189,15 +189,15 @@ def _tcp_policy(nat: NatPolicy) -> int:
     )
 
 
-def _prefixes(topology: Topology, points: dict[str, int]) -> NDArray[np.int64]:
-    rows: list[tuple[int, int, int]] = []
+def _prefixes(topology: Topology, points: dict[str, int]) -> NDArray[Any]:
+    rows: list[tuple[int, ...]] = []
     for network in topology.virtual_networks:
         ranges: list[IPv4Network] = [*network.address_space, *network.on_premises]
         for peer_name in network.peered_with:
             peer = topology.network(peer_name)
             ranges += [*peer.address_space, *peer.on_premises]
         rows += [(points[network.name], int(r.network_address), int(r.netmask)) for r in ranges]
-    return np.array(rows, np.int64).reshape(-1, 3)
+    return np.array(rows, PREFIX)
 
 
 def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 4096) -> State:
@@ -208,7 +208,7 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
     points = {network.name: number for number, network in enumerate(topology.virtual_networks)}
     services = topology.private_link_services
     service_rows = {service.name: number for number, service in enumerate(services)}
-    addresses: list[tuple[int, int, int]] = []
+    addresses: list[tuple[int, ...]] = []
     point_table = np.zeros(max(1, len(points)), POINT)
     point_table["lowest"] = 1 << 32
 
@@ -230,7 +230,7 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         endpoints_of_service[service_row] += 1
     for name, point in points.items():
         for endpoint in topology.visible_endpoints(name):
-            addresses.append((2 * point, int(endpoint.ip), numbers[endpoint.name]))
+            addresses.append((address_key(2 * point, int(endpoint.ip)), numbers[endpoint.name]))
             here = point_table[point]
             here["kinds"] |= POINT_HAS_ENDPOINTS
             here["lowest"] = min(here["lowest"], int(endpoint.ip))
@@ -239,7 +239,7 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
     service_table = np.zeros(len(services), SERVICE)
     timeouts: dict[tuple[int, ...], int] = {}  # each different row once
     probe_runs: list[int] = []
-    rules: list[tuple[int, int, int, int, int]] = []
+    rules: list[tuple[int, ...]] = []
     backends = 0
     slots = [ONE_BACKEND]  # of every service that has no choice
     pools: list[tuple[Any, ...]] = []
@@ -296,23 +296,21 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         probe_runs += nat.probe_runs
         rules += (
             (
-                number,
-                PROTOCOL_NUMBERS[rule.protocol],
-                rule.frontend_port,
+                rule_key(number, PROTOCOL_NUMBERS[rule.protocol], rule.frontend_port),
                 rule.backend_port,
                 timeouts.setdefault(_timeouts(nat, rule.idle_timeout), len(timeouts)),
             )
             for rule in balancer.rules
         )
         for place, backend in enumerate(balancer.backend_pool):
-            addresses.append((BACKENDS_OF + number, int(backend), place))
+            addresses.append((address_key(BACKENDS_OF + number, int(backend)), place))
             hosts.setdefault((service.virtual_network, int(backend)), len(hosts))
         backends += len(keys)
         if len(keys) > 1:
             slots.append(own_slots)
         place_of_pool = 0
         for index, nat_ip in enumerate(addresses_in_run):
-            addresses.append((2 * point + 1, int(nat_ip), len(nat_ips)))
+            addresses.append((address_key(2 * point + 1, int(nat_ip)), len(nat_ips)))
             point_table[point]["kinds"] |= POINT_HAS_NAT_IPS
             for protocol in protocols:
                 for backend in balancer.backend_pool:
@@ -372,17 +370,18 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
     most = most_sessions(ports, rows)
     clock = np.zeros(1, CLOCK)
     clock[0]["next_due"] = FOREVER
+    clock[0]["stop"] = -FOREVER  # the first packet stops, to set the clock
     clock[0]["free_row"] = -1
     clock[0]["exhausted_pool"] = -1
     clock[0]["logging"] = logging
     return State(
-        addresses=_address_table(addresses),
+        addresses=_open_table(ADDRESS, addresses),
         points=point_table,
         prefixes=_prefixes(topology, points),
         endpoints=endpoints,
         services=service_table,
-        rules=_rule_table(rules),
-        timeouts=np.array([*timeouts] or [(0,) * STATES], np.int64),
+        rules=_open_table(RULE, rules),
+        timeouts=np.array([*timeouts] or [(0,) * STATES], np.int64).ravel(),
         probe_runs=np.array(probe_runs, np.int64),
         backend_slots=np.concatenate(slots),
         backend_health=np.ones(backends, np.uint8),

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from dataplane.kernel import inlined, store16, store32
+from dataplane.kernel import inlined, store16, store32, unlikely
 from dataplane.packets.checksum import adjust, adjust_udp
 from dataplane.packets.headers import (
     DESTINATION,
@@ -52,7 +52,7 @@ def rewrite(data: Any, packet: Any, sender: Any, receiver: Any, header_delta: An
     """Write addresses and ports of `sender` and `receiver`, adjust checksums; echo has one identifier."""
     transport = packet["transport_header"]
     rewrite_addresses(data, packet["network_header"], sender, receiver, header_delta)
-    if packet["protocol"] == PROTOCOL_ICMP:
+    if unlikely(packet["protocol"] == PROTOCOL_ICMP):
         store16(data, transport + ICMP_IDENTIFIER, sender[1] | receiver[1])  # the other side's port is zero
         adjust(data, transport + ICMP_CHECKSUM, transport_delta)
         return

@@ -9,10 +9,10 @@ import numpy as np
 
 from dataplane.kernel import inlined, kernel
 from dataplane.nat.ports import cap_index, give_port, note_use, take_port
-from dataplane.nat.sessions import give_row, insert, remove, tag_of, take_row
+from dataplane.nat.sessions import give_row, insert, remove, tag_of, take_row, timeout_in
 from dataplane.nat.tcp import CLOSING_REFRESHES, closed_after, is_first_packet, seen_after, seen_in, state_after
 from dataplane.nat.timers import FOREVER, arm, deadline, disarm, pop_due
-from dataplane.packets.checksum import address_change, fold, word_change
+from dataplane.packets.checksum import address_change, fold_short, word_change
 from dataplane.packets.headers import FIN, PROTOCOL_ICMP, PROTOCOL_UDP, RST
 from dataplane.records import (
     BY_PACKET,
@@ -66,8 +66,8 @@ def open_session(state: Any, packet: Any, number: Any, now: Any, grant: Any) -> 
     session["pool"] = pool_number
     session["nat_port"] = nat_port
     session["backend_port"] = backend_port
-    session["address_delta"] = fold(addresses)
-    session["transport_delta"] = fold(transport)
+    session["address_delta"] = fold_short(addresses)
+    session["transport_delta"] = fold_short(transport)
     session["timeouts"] = timeouts
     session["decrement_ttl"] = state.services[service]["decrement_ttl"]
     session["last_refresh"] = now
@@ -86,7 +86,7 @@ def open_session(state: Any, packet: Any, number: Any, now: Any, grant: Any) -> 
     if packet["protocol"] == PROTOCOL_UDP:
         session["seen"] = 0
         # Where the two have one time-out, nobody could tell them apart.
-        one = state.timeouts[timeouts, UDP_UNREPLIED] == state.timeouts[timeouts, UDP_ACTIVE]
+        one = timeout_in(state, timeouts, UDP_UNREPLIED) == timeout_in(state, timeouts, UDP_ACTIVE)
         session["state"] = UDP_ACTIVE if one else UDP_UNREPLIED
     elif packet["protocol"] == PROTOCOL_ICMP:
         session["seen"] = 0
@@ -116,6 +116,14 @@ def open_session(state: Any, packet: Any, number: Any, now: Any, grant: Any) -> 
 
 
 @inlined
+def only_refreshes(session_state: Any, flags: Any) -> Any:
+    """Whether a packet with these TCP flags, from either side, leaves a session in this state and refreshes it."""
+    if session_state == ESTABLISHED:
+        return flags & (FIN | RST) == 0
+    return session_state == UDP_ACTIVE or session_state == ICMP_QUERY
+
+
+@inlined
 def see(state: Any, row: Any, flags: Any, from_consumer: Any, now: Any) -> None:
     """A packet of a live session was forwarded: refresh its timer and move its state, as the state allows."""
     session = state.sessions[row]
@@ -124,7 +132,7 @@ def see(state: Any, row: Any, flags: Any, from_consumer: Any, now: Any) -> None:
         _see_closed(state, row, flags, from_consumer, now)
         return
     session["last_refresh"] = now
-    if before == UDP_ACTIVE or (before == ESTABLISHED and flags & (FIN | RST) == 0) or before == ICMP_QUERY:
+    if only_refreshes(before, flags):
         return
     if before == UDP_UNREPLIED:
         if not from_consumer:
@@ -161,7 +169,7 @@ def _move(state: Any, row: Any, after: Any) -> None:
     before = session["state"]
     session["state"] = after
     timeouts = session["timeouts"]
-    if state.timeouts[timeouts, after] < state.timeouts[timeouts, before]:
+    if timeout_in(state, timeouts, after) < timeout_in(state, timeouts, before):
         # The timer stands where the old state put it, which may be too late.
         disarm(state, row)
         arm(state, row, deadline(state, row))
@@ -191,7 +199,7 @@ def end_session(state: Any, row: Any, how: Any, moment: Any, cause: Any) -> None
     clock["live"] -= 1
     if clock["logging"]:
         _log(state, row, how, moment, cause)
-    if state.timeouts[session["timeouts"], HELD] > 0:
+    if timeout_in(state, session["timeouts"], HELD) > 0:
         session["state"] = HELD
         session["last_refresh"] = moment
         pool["held"] += 1

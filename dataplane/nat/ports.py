@@ -16,6 +16,7 @@ import numpy as np
 
 from dataplane.kernel import inlined, kernel, prefetch, trailing_zeros
 from dataplane.nat.hashing import GOLDEN, mix, scale
+from dataplane.nat.sessions import timeout_in
 from dataplane.records import HELD
 
 RANDOM, SEQUENTIAL, PRESERVE, HASH, HASH_BUCKETS, BLOCK = 0, 1, 2, 3, 4, 5
@@ -388,7 +389,7 @@ def gives_back(state: Any, number: Any, leaving: Any) -> Any:
     """1 if the session in row `leaving` (or -1) would free a port of this pool by ending now, else 0."""
     if leaving < 0 or state.sessions[leaving]["pool"] != number:
         return np.int64(0)
-    return np.int64(1 if state.timeouts[state.sessions[leaving]["timeouts"], HELD] == 0 else 0)
+    return np.int64(1 if timeout_in(state, state.sessions[leaving]["timeouts"], HELD) == 0 else 0)
 
 
 @kernel

@@ -12,7 +12,7 @@ import numpy as np
 from dataplane.kernel import inlined, kernel, prefetch
 from dataplane.memory import physical, zeroed
 from dataplane.nat.hashing import flow_tag
-from dataplane.records import DUE, HELD, SESSION, SESSION_END, TIMER, UNUSED, State
+from dataplane.records import DUE, HELD, SESSION, SESSION_END, STATES, TIMER, UNUSED, State
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -46,6 +46,12 @@ def is_session(session: Any, flow: Any, endpoint: Any, protocol: Any) -> Any:
         and session["state"] != UNUSED
         and session["state"] != HELD
     )
+
+
+@inlined
+def timeout_in(state: Any, timeouts: Any, session_state: Any) -> Any:
+    """How long a session stays in a state without a packet, nanoseconds; `timeouts` is SESSION's."""
+    return state.timeouts[np.int64(timeouts) * STATES + session_state]
 
 
 @kernel

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dataplane.kernel import inlined, kernel, prefetch, trailing_zeros
-from dataplane.nat.sessions import prefetch_end
+from dataplane.nat.sessions import prefetch_end, timeout_in
 
 TICK_BITS = 20
 SLOT_BITS = 10
@@ -33,7 +33,7 @@ def deadline(state: Any, row: Any) -> Any:
     """The moment at which a session (or its hold) ends if no packet comes, saturating at the end of time."""
     session = state.sessions[row]
     moment = session["last_refresh"]
-    timeout = state.timeouts[session["timeouts"], session["state"]]
+    timeout = timeout_in(state, session["timeouts"], session["state"])
     return moment + timeout if moment <= FOREVER - timeout else np.int64(FOREVER)
 
 

@@ -6,7 +6,7 @@ The sum of `~m + m'` over all changed 16-bit words is one number per session, ma
 
 from typing import Any
 
-from dataplane.kernel import inlined, load16, store16
+from dataplane.kernel import inlined, load16, store16, unlikely
 
 
 @inlined
@@ -53,6 +53,7 @@ def adjust(data: Any, offset: Any, delta: Any) -> None:
 def adjust_udp(data: Any, offset: Any, delta: Any) -> None:
     """The same for UDP: zero means that there is none and stays; a result of zero is sent as 0xFFFF (RFC 768)."""
     old = load16(data, offset)
-    if old != 0:
-        new = 0xFFFF - fold_short((old ^ 0xFFFF) + delta)
-        store16(data, offset, new if new != 0 else 0xFFFF)
+    if unlikely(old == 0):
+        return
+    new = 0xFFFF - fold_short((old ^ 0xFFFF) + delta)
+    store16(data, offset, new if new != 0 else 0xFFFF)

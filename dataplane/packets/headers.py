@@ -5,7 +5,9 @@
 
 from typing import Any
 
-from dataplane.kernel import inlined, load16, load32
+import numpy as np
+
+from dataplane.kernel import inlined, kernel, load16, load32, unlikely
 
 LINK_NULL = 0
 LINK_ETHERNET = 1
@@ -93,6 +95,14 @@ def _is_ipv6(data: Any, start: Any, captured: Any) -> Any:
 @inlined
 def link_header(data: Any, start: Any, captured: Any, link_type: Any) -> Any:
     """Length of the link header if IPv4 follows it; else -1 minus its length, as far as it is known."""
+    if unlikely(link_type != LINK_ETHERNET or captured < 14 or load16(data, start + 12) != ETHERTYPE_IPV4):
+        return _other_link_header(data, start, captured, link_type)
+    return np.int64(14)
+
+
+@kernel
+def _other_link_header(data: Any, start: Any, captured: Any, link_type: Any) -> Any:
+    """The same for frames that are not plain Ethernet."""
     if link_type == LINK_ETHERNET:
         length = 14
         while True:

@@ -66,7 +66,7 @@ class Dispatcher:
         begin = 0
         while begin < len(frames):
             if not clock["started"]:
-                self.start(int(time_of(clock, frames[0])))
+                self.start(int(time_of(clock, frames[0])[0]))
             end = int(take_turns(clock, frames, begin, self._turns))
             if end == begin:
                 self._pass_stop(end_minute, int(frames["time_ns"][begin]))

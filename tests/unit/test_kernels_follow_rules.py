@@ -52,7 +52,7 @@ def functions(path: Path) -> Iterator[Function]:
 MODULES = [path for room in ROOMS for path in sorted((PACKAGE / room).glob("*.py"))]
 FUNCTIONS = [function for path in MODULES for function in functions(path)]
 KERNELS = [function for function in FUNCTIONS if function.is_kernel]
-HELPERS = {function.node.name for function in functions(PACKAGE / "kernel.py")}
+HELPERS = {function.node.name for name in ("kernel.py", "bundle.py") for function in functions(PACKAGE / name)}
 KERNEL_NAMES = {function.node.name for function in KERNELS}
 
 

@@ -42,7 +42,7 @@ class Wheel:
         self.now = start
         self.timeouts = dict(zip(STATES, timeouts, strict=True))
         for number, timeout in self.timeouts.items():
-            self.state.timeouts[0, number] = timeout
+            self.state.timeouts[number] = timeout
         self.due: dict[int, int] = {}  # row: moment
         self.ids: dict[int, int] = {}
         self.free = list(range(rows))
