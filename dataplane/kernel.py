@@ -156,6 +156,11 @@ def trailing_zeros(word: Any) -> Any:
     return (value & -value).bit_length() - 1
 
 
+def ones(word: Any) -> Any:
+    """How many bits of a uint64 are set."""
+    return int(word).bit_count()
+
+
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, bits: int) -> Any:
     """Pointer to `array[index]` as an integer of so many bits."""
     struct = context.make_array(array_type)(context, builder, array)
@@ -224,6 +229,14 @@ def _trailing_zeros(typing_context: Any, word: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _ones(typing_context: Any, word: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), generate
+
+
 if COMPILED:
     if config.BOUNDSCHECK:
         for plain in (load16, load32, store16, store32):
@@ -244,4 +257,5 @@ if COMPILED:
         )
     overload(prefetch)(lambda rows, index: lambda rows, index: _prefetch(rows, np.intp(index)))
     overload(unlikely)(lambda condition: lambda condition: _unlikely(condition))
+    overload(ones)(lambda word: lambda word: _ones(np.uint64(word)))
     overload(trailing_zeros)(lambda word: lambda word: _trailing_zeros(np.uint64(word)))

@@ -85,9 +85,6 @@ PACKET = np.dtype(
 )
 assert PACKET.itemsize == 64
 
-#: An entry of State.free_ports that a session will probably be given.
-FORESEEN = np.dtype([("pool", np.int64), ("entry", np.int64)])
-
 #: When it is a packet's turn: the clock at it, and its number among all that were received.
 TURN = np.dtype([("now", np.int64), ("number", np.int64)])
 
@@ -140,7 +137,8 @@ POOL = np.dtype(
     [
         ("nat_address", np.uint32),
         ("backend_address", np.uint32),
-        ("ports", np.int64),  # where its ports start in State.free_ports and State.port_session
+        ("address_sum", np.int64),  # of the 16-bit words of both
+        ("ports", np.int64),  # where its ports start in State.port_session, and as bits in State.used_ports
         ("first_port", np.int32),
         ("capacity", np.int32),
         ("free", np.int32),
@@ -151,7 +149,6 @@ POOL = np.dtype(
         ("host", np.int32),  # index into State.host_sessions
         ("key", np.uint64),  # of its random stream
         ("draws", np.uint64),
-        ("words", np.int64),  # where its bitmap starts in State.used_ports, -1: it has a list of free ports
         ("counters", np.int64),  # where its counters start in State.port_counters (hash allocations)
         ("blocks", np.int64),  # where its blocks start in State.blocks (block allocation)
         ("allocation", np.int32),
@@ -159,7 +156,7 @@ POOL = np.dtype(
         ("minute_used_low", np.int32),
         ("minute_used_high", np.int32),
         ("number", np.int32),  # its place among the service's pools
-        ("foreseen", np.uint32),  # low bits of the last draw whose entry was asked for ahead of time
+        ("foreseen", np.uint32),  # low bits of the last draw whose port was asked for ahead of time
         ("failures", np.int64),
         ("minute", np.int64),  # end of the minute that the two above belong to
     ],
@@ -413,9 +410,9 @@ class State(Bundle):
     nat_ips: NDArray[Any]
     nat_ip_order: NDArray[np.int32]  # the places of the active ones, service by service
     event_times: NDArray[np.int64]  # nanoseconds after the first packet, in order
-    free_ports: NDArray[np.uint16]
     port_session: NDArray[np.int32]
     used_ports: NDArray[np.uint64]
+    used_in_stretch: NDArray[np.uint32]
     port_counters: NDArray[np.int64]
     blocks: NDArray[Any]
     cap_counts: NDArray[np.int32]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dataplane.forwarding.tables import PROTOCOL_NAMES
-from dataplane.nat.ports import BLOCK, PRESERVE
+from dataplane.nat.ports import BLOCK, STRETCH_BITS
 from dataplane.packets.batch import FRAME, TIME_UNREPRESENTABLE, Interface, PacketBatch
 from dataplane.records import CAPTURED_REPLY, END_WORDS, HELD, RESET_TO_CONSUMER, TO_SERVICE, UNUSED, State
 from dataplane.shards.crew import Threads
@@ -245,8 +245,14 @@ def assert_laws_of_state(state: State) -> None:
     cells = state.cells[state.cells != 0] & np.uint64(0xFFFFFFFF)
     assert sorted(cells.astype(np.int64) - 1) == live.tolist()
     for number, pool in enumerate(state.pools):
-        owners = state.port_session[int(pool["ports"]) : int(pool["ports"]) + int(pool["capacity"])]
-        taken = np.flatnonzero(owners > 0)
+        first, capacity = int(pool["ports"]), int(pool["capacity"])
+        owners = state.port_session[first : first + capacity]
+        words = state.used_ports[first >> 6 :][: -(-capacity // 64)]
+        bits = np.unpackbits(words.view(np.uint8), bitorder="little")
+        assert bits[capacity:].all(), "ports beyond the range's end are never free"
+        taken = np.flatnonzero(bits[:capacity])
+        stretches = state.used_in_stretch[first >> STRETCH_BITS :][: -(-capacity >> STRETCH_BITS)]
+        assert stretches.tolist() == np.bincount(taken >> STRETCH_BITS, minlength=len(stretches)).tolist()
         assert len(taken) + pool["free"] == pool["capacity"]
         for offset in taken:
             owner = sessions[owners[offset] - 1]
@@ -254,18 +260,6 @@ def assert_laws_of_state(state: State) -> None:
             assert owner["pool"] == number
             assert owner["nat_port"] == pool["first_port"] + offset
         assert pool["held"] == sum(sessions[row]["pool"] == number for row in held)
-        if pool["words"] < 0:
-            first, free = int(pool["ports"]), int(pool["free"])
-            ports = state.free_ports[first : first + free].astype(np.int64) ^ np.arange(free)
-            assert len(set(ports.tolist()) | set(taken.tolist())) == pool["capacity"]
-            if pool["allocation"] == PRESERVE:  # every free port knows its place in the list
-                places = np.where(owners[ports] < 0, -1 - owners[ports], ports)
-                assert places.tolist() == list(range(free))
-        else:
-            words = state.used_ports[int(pool["words"]) :][: -(-int(pool["capacity"]) // 64)]
-            bits = np.unpackbits(words.view(np.uint8), bitorder="little")
-            assert np.flatnonzero(bits[: pool["capacity"]]).tolist() == taken.tolist()
-            assert bits[pool["capacity"] :].all(), "ports beyond the range's end are never free"
         if pool["allocation"] == BLOCK:
             assert_blocks(state, pool, taken, sessions["endpoint"][owners[taken] - 1])
     hosts = np.bincount(state.pools["host"][sessions["pool"][live]], minlength=len(state.host_sessions))

@@ -422,7 +422,7 @@ class Pool:
     """The ports of one NAT IP for one protocol toward one backend of a service.
 
     `back` is, in all methods, the port of a session that leaves in favour of the new one, if it is given back at
-    once: it counts as free already, at the end of the array.
+    once: it counts as free already.
     """
 
     service: PrivateLinkService
@@ -430,7 +430,7 @@ class Pool:
     protocol: str
     backend: IPv4Address
     key: int
-    free: list[int]  # the array of free ports, in the order that releases left
+    free: set[int]
     in_use: dict[int, Session] = field(default_factory=dict)
     held: dict[int, Session] = field(default_factory=dict)  # port: the session that had it
     draws: int = 0
@@ -461,10 +461,8 @@ class Pool:
         return sum(session.endpoint == endpoint for session in owners)
 
     def take(self, port: int) -> None:
-        """The port leaves the array: the array's last free port moves into its place."""
-        index = self.free.index(port)
-        self.free[index] = self.free[-1]
-        self.free.pop()
+        """The port is free no more."""
+        self.free.remove(port)
         self.last_given = port
         self.minimum_free = min(self.minimum_free, len(self.free))
 
@@ -490,11 +488,12 @@ class Pool:
 
     def drawn(self, back: int | None) -> int:
         """`random`, exact."""
-        free = self.free if back is None else [*self.free, back]
-        mask = (1 << (len(free) - 1).bit_length()) - 1
-        while (index := self.draw() >> 32 & mask) >= len(free):
-            pass
-        return free[index]
+        for _ in range(8):
+            port = self.first_port + pick(self.draw(), self.capacity)
+            if self.is_free(port, back):
+                return port
+        free = sorted(self.free if back is None else {*self.free, back})
+        return free[pick(self.draw(), len(free))]
 
     def probed(self, back: int | None) -> int | None:
         """`random` with `probes`: runs of adjacent ports, each from a random one on."""
@@ -509,7 +508,7 @@ class Pool:
 
     def next_in_order(self, back: int | None) -> int:
         """`sequential`: the lowest after the last one given, else the lowest."""
-        free = self.free if back is None else [*self.free, back]
+        free = self.free if back is None else {*self.free, back}
         after = [port for port in free if self.last_given is not None and port > self.last_given]
         return min(after or free)
 
@@ -812,7 +811,7 @@ class ReferenceSimulator:
     def _new_pool(self, service: PrivateLinkService, nat_ip: IPv4Address, protocol: str, backend: IPv4Address) -> Pool:
         ports = service.nat.nat_ports
         key = key64(self.seed, "pool", service.name, nat_ip, protocol, backend)
-        free = list(range(ports.first, ports.last + 1))
+        free = set(range(ports.first, ports.last + 1))
         return Pool(service, nat_ip, protocol, backend, key, free, minimum_free=len(free))
 
     # --- arrival: fragments wait for the first of their datagram ----------------------------------------------
@@ -1446,7 +1445,7 @@ class ReferenceSimulator:
 
     def _release(self, session: Session) -> None:
         del session.pool.held[session.nat[1]]
-        session.pool.free.append(session.nat[1])
+        session.pool.free.add(session.nat[1])
 
     # --- figures --------------------------------------------------------------------------------------------
 

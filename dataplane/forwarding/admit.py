@@ -12,7 +12,7 @@ from dataplane.forwarding.balance import choose_backend, choose_nat_ip, flow_has
 from dataplane.forwarding.classify import pool_number, slot_of_protocol
 from dataplane.forwarding.tables import ROUND_ROBIN, find_rule
 from dataplane.kernel import inlined, kernel, unlikely
-from dataplane.nat.ports import CAPPED, GIVES, NOT_FOUND, foresee_entry, look_for_port
+from dataplane.nat.ports import CAPPED, GIVES, NOT_FOUND, foresee_port, look_for_port
 from dataplane.nat.tcp import is_first_packet
 from dataplane.packets.headers import PROTOCOL_ICMP, PROTOCOL_TCP
 from dataplane.verdict import Verdict
@@ -105,19 +105,18 @@ def admit(state: Any, packet: Any, arrival: Any, leaving: Any) -> Any:
 
 
 @kernel
-def foresee(state: Any, packet: Any) -> Any:
+def foresee(state: Any, packet: Any) -> None:
     """Choose the pool of a packet that will probably open a session, and ask for the port that it may get.
 
     Where the choice is a matter of content only, it holds; else it is a guess that costs nothing when it is wrong.
-    Returns the entry of the free list that was asked for, or -1.
     """
     service = state.services[packet["service"]]
     slot = slot_of_protocol(service, np.int64(packet["protocol"]))
     if unlikely(slot < 0 or service["healthy"] == 0):
-        return np.int64(-1)
+        return
     pool = _choose_pool(state, packet, slot, np.int64(-1))
     packet["pool"] = pool
-    return foresee_entry(state, pool)
+    foresee_port(state, pool)
 
 
 @inlined

@@ -19,7 +19,7 @@ from dataplane.forwarding.translate import rewrite, rewrite_addresses, step_ttl
 from dataplane.kernel import inlined, kernel, load32, prefetch, unlikely
 from dataplane.nat.fragments import OVERLAP, UNRESOLVED
 from dataplane.nat.life import DONE, DRAIN_LOG, GROW_SESSIONS, only_refreshes, open_session, pass_time, reopen, see
-from dataplane.nat.ports import foresee_port, session_at
+from dataplane.nat.ports import has_port, session_at
 from dataplane.nat.sessions import find, has_room, hint_of
 from dataplane.nat.tcp import HANDSHAKE_REVIVES, is_first_packet
 from dataplane.packets.checksum import reversed_change
@@ -50,22 +50,22 @@ _UNMATCHED = int(Verdict.ICMP_UNMATCHED)
 
 
 @kernel
-def run(state: Any, frames: Any, data: Any, begin: Any, scratch: Any, sides: Any) -> Any:
+def run(state: Any, frames: Any, data: Any, begin: Any, packets: Any, sides: Any) -> Any:
     """Send frames from `begin` on through the service; returns (status, first frame not yet done).
 
-    `scratch` is (packets, foreseen), a vector long each; `sides` is (datagrams, outcomes), with a row per frame or none
-    when there are no translated fragments, or nobody asks for outcomes.
+    `packets` is scratch, a vector long; `sides` is (datagrams, outcomes), with a row per frame or none when there are
+    no translated fragments, or nobody asks for outcomes.
     Status DONE: all frames are done; another: Python has to act before the frame can be.
     """
     frames = as_table(frames)
     data = as_table(data)
     count = len(frames)
-    packets, foreseen = scratch
     while begin < count:
         size = min(len(packets), count - begin)
         for k in range(size):
             classify(state, frames[begin + k], data, packets[k])
-        look_far(state, packets, foreseen, size)
+        for k in range(size):
+            look_ahead(state, packets[k])
         for k in range(size):
             status = forward(state, frames[begin + k], data, packets[k], sides, begin + k)
             if status != DONE:
@@ -85,27 +85,9 @@ def first_wrong(frames: Any, size: Any, points: Any) -> Any:
 
 
 @inlined
-def look_far(state: Any, packets: Any, foreseen: Any, size: Any) -> None:
-    """Ask for what the packets of a vector will need in memory. `foreseen` is scratch, as long as a vector."""
-    count = 0
-    for k in range(size):
-        entry = look_ahead(state, packets[k])
-        if entry >= 0:
-            foreseen[count]["entry"] = entry
-            foreseen[count]["pool"] = packets[k]["pool"]
-            count += 1
-    for k in range(count):
-        foresee_port(state, foreseen[k]["pool"], foreseen[k]["entry"])
-
-
-@inlined
-def look_ahead(state: Any, packet: Any) -> Any:
-    """Find the session that a packet probably belongs to, and ask for its row.
-
-    Where it will probably open one, returns the entry of the list of free ports that it will need, else -1.
-    """
+def look_ahead(state: Any, packet: Any) -> None:
+    """Find the session that a packet probably belongs to, and ask for its row; or for what opening one will need."""
     row = np.int64(-1)
-    entry = np.int64(-1)
     if not unlikely(packet["verdict"] != _FORWARDED or packet["kind"] != PLAIN):
         direction = packet["direction"]
         if direction == TO_CONSUMER:
@@ -114,11 +96,10 @@ def look_ahead(state: Any, packet: Any) -> Any:
         elif direction == TO_SERVICE or direction == CAPTURED_REPLY:
             row = hint_of(state.cells, np.int64(packet["tag"]))
             if row < 0 and direction == TO_SERVICE:
-                entry = foresee(state, packet)
+                foresee(state, packet)
     packet["session"] = row
     if row >= 0:
         prefetch(state.sessions, row)
-    return entry
 
 
 @inlined
@@ -291,7 +272,9 @@ def _session_of_port(state: Any, packet: Any) -> Any:
     if packet["pool"] < 0:
         return np.int64(-1), np.int64(_NO_SESSION)
     row = session_at(state, np.int64(packet["pool"]), packet["flow"] & 0xFFFF)
-    if row < 0 or state.sessions[row]["state"] == HELD:
+    if row < 0 or not has_port(state.sessions[row], packet["pool"], packet["flow"] & 0xFFFF):
+        return np.int64(-1), np.int64(_NO_SESSION)
+    if state.sessions[row]["state"] == HELD:
         return np.int64(-1), np.int64(_NO_SESSION)
     packet["endpoint"] = state.sessions[row]["endpoint"]
     if (packet["flow"] >> 16) & 0xFFFF != state.sessions[row]["backend_port"]:

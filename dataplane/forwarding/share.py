@@ -13,7 +13,7 @@ from dataplane.bundle import as_table
 from dataplane.forwarding.balance import choose_backend, flow_hash
 from dataplane.forwarding.classify import classify
 from dataplane.forwarding.clock import is_due, keep_time, time_of
-from dataplane.forwarding.pipeline import look_far, treat
+from dataplane.forwarding.pipeline import look_ahead, treat
 from dataplane.kernel import inlined, kernel
 from dataplane.nat.life import DONE, pass_time
 from dataplane.records import EITHER, FIRST_FRAGMENT, ICMP_ERROR, LATER_FRAGMENT, PLAIN, TO_CONSUMER
@@ -101,12 +101,12 @@ def follow_datagrams(state: Any, frames: Any, data: Any, owners: Any, datagrams:
 def run_share(state: Any, job: Any, data: Any, begin: Any, scratch: Any, sides: Any) -> Any:
     """Send a shard's packets from `begin` on through the service; returns (status, first packet not yet done).
 
-    `job` is (frames, turns, owners, shard), `scratch` (packets, foreseen, places), `sides` (datagrams, outcomes).
+    `job` is (frames, turns, owners, shard), `scratch` (packets, places), `sides` (datagrams, outcomes).
     """
     frames, turns, owners, shard = job
     frames = as_table(frames)
     data = as_table(data)
-    packets, foreseen, places = scratch
+    packets, places = scratch
     index = np.int64(begin)
     while index < len(frames):
         size = 0
@@ -116,7 +116,8 @@ def run_share(state: Any, job: Any, data: Any, begin: Any, scratch: Any, sides: 
                 classify(state, frames[index], data, packets[size])
                 size += 1
             index += 1
-        look_far(state, packets, foreseen, size)
+        for k in range(size):
+            look_ahead(state, packets[k])
         for k in range(size):
             at = places[k]
             now = turns[at]["now"]

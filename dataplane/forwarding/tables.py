@@ -14,10 +14,11 @@ from dataplane.kernel import inlined, unlikely
 from dataplane.memory import zeroed
 from dataplane.nat.fragments import DATAGRAMS
 from dataplane.nat.hashing import GOLDEN, key64
-from dataplane.nat.ports import BLOCK, BUCKETS, HASH, HASH_BUCKETS, PRESERVE, RANDOM, SEQUENTIAL
+from dataplane.nat.ports import BLOCK, BUCKETS, HASH, HASH_BUCKETS, PRESERVE, RANDOM, SEQUENTIAL, STRETCH_BITS
 from dataplane.nat.sessions import most_sessions
 from dataplane.nat.tcp import CLOSING_REFRESHES, DATA_REVIVES, FIRST_FIN_CLOSES, HANDSHAKE_REVIVES
 from dataplane.nat.timers import FOREVER, LEVELS, SLOTS
+from dataplane.packets.checksum import word_sum
 from dataplane.packets.headers import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
 from dataplane.records import (
     ADDRESS,
@@ -245,13 +246,12 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
     pools: list[tuple[Any, ...]] = []
     nat_ips: list[tuple[int, int, bool]] = []
     hosts: dict[tuple[str, int], int] = {}
-    ports = words = caps = counters = blocks = 0
+    ports = places = caps = counters = blocks = 0
     for number, service in enumerate(services):
         nat, balancer = service.nat, service.load_balancer
         point = points[service.virtual_network]
         protocols = protocols_of(service)
         allocation = _ALLOCATIONS[nat.port_allocation]
-        has_bitmap = allocation not in (RANDOM, PRESERVE) or bool(nat.probe_runs)
         pool_counters = {HASH: 1, HASH_BUCKETS: BUCKETS}.get(allocation, 0)
         size = nat.nat_ports.size
         pool_blocks = -(-size // nat.block_size) if allocation == BLOCK else 0
@@ -318,7 +318,8 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
                         (
                             int(nat_ip),
                             int(backend),
-                            ports,
+                            word_sum(int(nat_ip)) + word_sum(int(backend)),
+                            places,
                             nat.nat_ports.first,
                             size,
                             size,
@@ -329,7 +330,6 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
                             hosts[service.virtual_network, int(backend)],
                             key64(seed, "pool", service.name, str(nat_ip), protocol, str(backend)),
                             0,
-                            words if has_bitmap else -1,
                             counters,
                             blocks,
                             allocation,
@@ -344,10 +344,9 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
                     )
                     place_of_pool += 1
                     ports += size
+                    places += -(-size >> STRETCH_BITS) << STRETCH_BITS
                     counters += pool_counters
                     blocks += pool_blocks
-                    if has_bitmap:
-                        words += (size + 63) // 64
             nat_ips.append((number, index, index < len(service.nat_ips)))
         if nat.ports_per_endpoint:
             caps += place_of_pool * endpoints_of_service[number]
@@ -360,12 +359,12 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         pool_table[row] = fields
     if len(timeouts) > 1 << 16:
         raise ValueError(f"{len(timeouts)} different sets of time-outs; a simulator takes {1 << 16}")
-    used_ports = np.zeros(words, np.uint64)
-    for pool in pool_table:
-        # Bits beyond the range's end are used for ever.
-        size = int(pool["capacity"])
-        if pool["words"] >= 0 and size % 64:
-            used_ports[int(pool["words"]) + size // 64] = np.uint64((2**64 - 1) << size % 64 & (2**64 - 1))
+    used_ports = zeroed(places >> 6, np.uint64, scattered=True)
+    # In a range's last word, what lies beyond its end is used for ever.
+    sizes = pool_table["capacity"].astype(np.int64)
+    cut = sizes % 64 > 0
+    last_words = (pool_table["ports"] + sizes)[cut] >> 6
+    used_ports[last_words] = ~np.uint64(0) << (sizes[cut] % 64).astype(np.uint64)
 
     most = most_sessions(ports, rows)
     clock = np.zeros(1, CLOCK)
@@ -389,9 +388,9 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
         nat_ips=nat_ip_table,
         nat_ip_order=nat_ip_table["index"].copy(),  # those that are there at first come first
         event_times=np.array([event.at for event in events_of(topology)], np.int64),
-        free_ports=zeroed(ports, np.uint16, scattered=True),
-        port_session=zeroed(ports, np.int32, scattered=True),
+        port_session=zeroed(places, np.int32, scattered=True),
         used_ports=used_ports,
+        used_in_stretch=np.zeros(places >> STRETCH_BITS, np.uint32),
         port_counters=np.zeros(counters, np.int64),
         blocks=np.zeros(blocks, BLOCK_ROW),
         cap_counts=np.zeros(caps, np.int32),

@@ -12,7 +12,7 @@ from dataplane.nat.ports import cap_index, give_port, note_use, take_port
 from dataplane.nat.sessions import give_row, insert, remove, tag_of, take_row, timeout_in
 from dataplane.nat.tcp import CLOSING_REFRESHES, closed_after, is_first_packet, seen_after, seen_in, state_after
 from dataplane.nat.timers import FOREVER, arm, deadline, disarm, pop_due
-from dataplane.packets.checksum import address_change, fold_short, word_change
+from dataplane.packets.checksum import fold_short, word_change, word_sum
 from dataplane.packets.headers import FIN, PROTOCOL_ICMP, PROTOCOL_UDP, RST
 from dataplane.records import (
     BY_PACKET,
@@ -52,9 +52,9 @@ def open_session(state: Any, packet: Any, number: Any, now: Any, grant: Any) -> 
     nat_port = np.int64(pool["first_port"]) + offset
 
     flow = packet["flow"]
-    addresses = address_change((flow >> 32) & 0xFFFFFFFF, np.int64(pool["nat_address"])) + address_change(
-        np.int64(endpoint["address"]), np.int64(pool["backend_address"])
-    )
+    # Two address_change: consumer to NAT IP, endpoint to backend.
+    addresses = 4 * 0xFFFF - word_sum((flow >> 32) & 0xFFFFFFFF) - word_sum(np.int64(endpoint["address"]))
+    addresses += pool["address_sum"]
     ports = word_change((flow >> 16) & 0xFFFF, nat_port) + word_change(flow & 0xFFFF, backend_port)
     # ICMP's checksum covers no addresses.
     transport = ports if packet["protocol"] == PROTOCOL_ICMP else addresses + ports

@@ -1,23 +1,21 @@
 """NAT ports: one pool per (NAT IP, protocol, backend), how a port is found in it, and the gauges that watch it.
 
 A pool's ports index an array, so (pool, port) gives the session without a hash: `port_session` holds the row plus one
-of the session that has a port; zero or less says that it is free. Which ports are free is kept in one of two ways:
-
-- a list (`random` and `preserve`), from which any entry is taken in constant time. It starts as untouched zero pages:
-  entry i is stored as `port offset xor i`, so that a list of zeros is the whole range in order and a pool that is never
-  used costs no memory. Where single ports are asked for (`preserve`), `port_session` of a free port is minus its place
-  in the list minus one, or zero while that is its natural one;
-- a bitmap (all others, and whatever searches with bounded probes), in which the next free port is found.
+of the session that had a port last. Which ports are in use or held, a bitmap says (`used_ports`), and how many of
+each stretch of 4,096 ports (`used_in_stretch`), so that the n-th free port is two short scans away. All of it is
+zeros at first: a pool that is never used costs no memory. The bitmap alone is told when a port is released, since it
+is small enough to be in the cache; so of a port that is free `port_session` may still tell a session, which
+`has_port` finds out.
 """
 
 from typing import Any
 
 import numpy as np
 
-from dataplane.kernel import inlined, kernel, prefetch, trailing_zeros
+from dataplane.kernel import inlined, kernel, ones, prefetch, trailing_zeros
 from dataplane.nat.hashing import GOLDEN, mix, scale
 from dataplane.nat.sessions import timeout_in
-from dataplane.records import HELD
+from dataplane.records import HELD, UNUSED
 
 RANDOM, SEQUENTIAL, PRESERVE, HASH, HASH_BUCKETS, BLOCK = 0, 1, 2, 3, 4, 5
 
@@ -27,11 +25,17 @@ BUCKETS = 64
 #: What a look for a port came to.
 FULL, CAPPED, NOT_FOUND, GIVES = 0, 1, 2, 3
 
+#: Ports that are drawn and looked at, before one is drawn of those that are known to be free.
+_TRIES = 8
+
 #: Draws are foreseen this far; more mean that what was foreseen did not come.
 _FARTHEST = 256
 
+#: A stretch has so many ports, as a power of two; pools begin at stretches.
+STRETCH_BITS = 12
+
+_ZERO = np.uint64(0)
 _ONE = np.uint64(1)
-_32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -55,20 +59,20 @@ def look_for_port(state: Any, packet: Any, number: Any, backend_port: Any, leavi
         endpoint = np.int64(packet["endpoint"])
         if state.cap_counts[cap_index(state, service_row, endpoint, number)] - returned >= cap:
             return np.int64(CAPPED), np.int64(-1)
-    if pool["words"] < 0:
+    if state.services[service_row]["probes"] == 0 and pool["allocation"] != BLOCK:
         return np.int64(GIVES), np.int64(-1)
     return _search(state, packet, number, backend_port, leaving)
 
 
 @kernel
 def _search(state: Any, packet: Any, number: Any, backend_port: Any, leaving: Any) -> Any:
-    """The same for a pool with a bitmap, which has a free port."""
+    """The same for a pool that has a free port, but may not find it."""
     pool = state.pools[number]
     service = state.services[pool["service"]]
     if service["probes"] > 0:
         offset = _probe(state, packet, number, backend_port, leaving)
         return np.int64(GIVES if offset >= 0 else NOT_FOUND), offset
-    if pool["allocation"] == BLOCK and gives_back(state, number, leaving) == 0:
+    if gives_back(state, number, leaving) == 0:
         own, free, count = _find_blocks(state, number, np.int64(packet["endpoint"]))
         if own < 0:
             if service["endpoint_blocks"] > 0 and count >= service["endpoint_blocks"]:
@@ -78,11 +82,16 @@ def _search(state: Any, packet: Any, number: Any, backend_port: Any, leaving: An
     return np.int64(GIVES), np.int64(-1)
 
 
+@inlined
+def _is_used(state: Any, pool: Any, offset: Any) -> Any:
+    """Whether a port is in use or held."""
+    return (state.used_ports[(pool["ports"] + offset) >> 6] >> np.uint64(offset & 63)) & _ONE != _ZERO
+
+
 @kernel
 def _is_free(state: Any, pool: Any, offset: Any, leaving: Any) -> Any:
     """Whether a port is free; `leaving` is a row whose port counts as free, or -1."""
-    owner = np.int64(state.port_session[pool["ports"] + offset])
-    return owner <= 0 or owner == leaving + 1
+    return not _is_used(state, pool, offset) or np.int64(state.port_session[pool["ports"] + offset]) == leaving + 1
 
 
 @kernel
@@ -137,28 +146,36 @@ def _draw(pool: Any) -> Any:
 
 
 @inlined
-def _bits_below(n: Any) -> Any:
-    """As many ones as `n` - 1 has bits, for `n` up to 65,536."""
-    mask = n - 1
-    mask |= mask >> 1
-    mask |= mask >> 2
-    mask |= mask >> 4
-    return mask | (mask >> 8)
+def _draw_free(state: Any, pool: Any) -> Any:
+    """A free port at random, each as likely as any other; there is one."""
+    size = np.int64(pool["capacity"])
+    for _ in range(_TRIES):
+        offset = scale(_draw(pool), size)
+        if not _is_used(state, pool, offset):
+            return offset
+    return _nth_free(state, pool, scale(_draw(pool), np.int64(pool["free"])))
 
 
-@inlined
-def _draw_entry(pool: Any) -> Any:
-    """A place in the list of free ports.
-
-    Bits are cut off and misses drawn again, in place of scaling: so a place can be foreseen though the list's length
-    will change by a few until then.
-    """
-    free = np.int64(pool["free"])
-    mask = _bits_below(free)
-    at = np.int64(_draw(pool) >> _32) & mask
-    while at >= free:
-        at = np.int64(_draw(pool) >> _32) & mask
-    return at
+@kernel
+def _nth_free(state: Any, pool: Any, n: Any) -> Any:
+    """The free port that has `n` free ones below it; there is one."""
+    stretch = pool["ports"] >> STRETCH_BITS
+    free = (1 << STRETCH_BITS) - np.int64(state.used_in_stretch[stretch])
+    while n >= free:
+        n -= free
+        stretch += 1
+        free = (1 << STRETCH_BITS) - np.int64(state.used_in_stretch[stretch])
+    word = stretch << (STRETCH_BITS - 6)
+    unused = state.used_ports[word] ^ _ALL
+    free = ones(unused)
+    while n >= free:
+        n -= free
+        word += 1
+        unused = state.used_ports[word] ^ _ALL
+        free = ones(unused)
+    for _ in range(n):
+        unused &= unused - _ONE
+    return (word << 6) + trailing_zeros(unused) - pool["ports"]
 
 
 @kernel
@@ -203,13 +220,15 @@ def take_port(state: Any, packet: Any, number: Any, backend_port: Any, row: Any,
     `offset` is what `look_for_port` found, or -1.
     """
     pool = state.pools[number]
-    if pool["allocation"] == RANDOM and pool["words"] < 0:
-        offset = _take_entry(state, pool, _draw_entry(pool))
-    elif pool["words"] < 0:
-        offset = _take_preserved(state, packet, pool)
-    else:
-        offset = _take_marked(state, packet, number, backend_port, offset)
-    state.port_session[pool["ports"] + offset] = row + 1
+    if offset < 0:
+        if pool["allocation"] == RANDOM:
+            offset = _draw_free(state, pool)
+        else:
+            offset = _choose_port(state, packet, number, backend_port)
+    at = pool["ports"] + offset
+    state.used_ports[at >> 6] |= _ONE << np.uint64(offset & 63)
+    state.used_in_stretch[at >> STRETCH_BITS] += np.uint32(1)
+    state.port_session[at] = row + 1
     pool["free"] -= 1
     if pool["free"] < pool["minimum_free"]:
         pool["minimum_free"] = pool["free"]
@@ -217,83 +236,44 @@ def take_port(state: Any, packet: Any, number: Any, backend_port: Any, row: Any,
 
 
 @kernel
-def _take_marked(state: Any, packet: Any, number: Any, backend_port: Any, offset: Any) -> Any:
-    """Take a port of a pool with a bitmap."""
+def _choose_port(state: Any, packet: Any, number: Any, backend_port: Any) -> Any:
+    """The free port that a pool gives next, where it is not drawn at random."""
     pool = state.pools[number]
     allocation = pool["allocation"]
-    if offset < 0:
-        if allocation == SEQUENTIAL:
-            start = np.int64(pool["cursor"]) + 1
-            offset = _next_free(state.used_ports, pool, start if start < pool["capacity"] else np.int64(0))
-            pool["cursor"] = offset
-        elif allocation == BLOCK:
-            offset = _next_free(state.used_ports, pool, _claim_block(state, number, np.int64(packet["endpoint"])))
-        else:
-            counter, start = _hash_start(state, packet, number, backend_port)
-            offset = _next_free(state.used_ports, pool, start)
-            state.port_counters[counter] += (offset - start) % np.int64(pool["capacity"]) + 1
-    state.used_ports[pool["words"] + (offset >> 6)] |= _ONE << np.uint64(offset & 63)
-    if allocation == BLOCK:
-        block = state.blocks[pool["blocks"] + offset // state.services[pool["service"]]["block_size"]]
-        block["used"] += 1
+    if allocation == PRESERVE:
+        own = _own_port(packet, pool)
+        return own if own >= 0 and not _is_used(state, pool, own) else _draw_free(state, pool)
+    if allocation == SEQUENTIAL:
+        start = np.int64(pool["cursor"]) + 1
+        offset = _next_free(state, pool, start if start < pool["capacity"] else np.int64(0))
+        pool["cursor"] = offset
+    elif allocation == BLOCK:
+        offset = _next_free(state, pool, _claim_block(state, number, np.int64(packet["endpoint"])))
+        state.blocks[pool["blocks"] + offset // state.services[pool["service"]]["block_size"]]["used"] += 1
+    else:
+        counter, start = _hash_start(state, packet, number, backend_port)
+        offset = _next_free(state, pool, start)
+        state.port_counters[counter] += (offset - start) % np.int64(pool["capacity"]) + 1
     return offset
 
 
 @inlined
-def foresee_entry(state: Any, number: Any) -> Any:
-    """Ask for the entry of the free list that a pool will probably give next, after those asked for already.
-
-    Returns where it is in State.free_ports, or -1.
-    """
+def foresee_port(state: Any, number: Any) -> None:
+    """Ask for the place of the port that a pool will probably give next, after those asked for already."""
     pool = state.pools[number]
-    free = np.int64(pool["free"])
-    if pool["words"] >= 0 or free == 0:
-        return np.int64(-1)
+    if pool["allocation"] != RANDOM:
+        return
     ahead = (np.int64(pool["foreseen"]) - np.int64(pool["draws"])) & 0xFFFFFFFF
     draw = pool["draws"] + np.uint64(ahead if ahead < _FARTHEST else 0)
-    mask = _bits_below(free)
-    at = free
-    while at >= free:
+    size = np.int64(pool["capacity"])
+    offset = np.int64(0)
+    for _ in range(_TRIES):
         draw += _ONE
-        at = np.int64(mix(pool["key"] + draw * GOLDEN) >> _32) & mask
+        offset = scale(mix(pool["key"] + draw * GOLDEN), size)
+        if not _is_used(state, pool, offset):
+            break
     pool["foreseen"] = np.uint32(draw & _LOW)
-    prefetch(state.free_ports, pool["ports"] + at)
-    return pool["ports"] + at
-
-
-@inlined
-def foresee_port(state: Any, number: Any, entry: Any) -> None:
-    """Ask for the place of the port that an entry of the free list names: the next session is written there."""
-    pool = state.pools[number]
-    offset = np.int64(state.free_ports[entry]) ^ (entry - pool["ports"])
     prefetch(state.port_session, pool["ports"] + offset)
-
-
-@inlined
-def _take_entry(state: Any, pool: Any, at: Any) -> Any:
-    """Take an entry out of the list of free ports; the last one moves into its place."""
-    first = pool["ports"]
-    free = state.free_ports
-    last = np.int64(pool["free"]) - 1
-    offset = np.int64(free[first + at]) ^ at
-    free[first + at] = np.int64(free[first + last]) ^ last ^ at
-    return offset
-
-
-@kernel
-def _take_preserved(state: Any, packet: Any, pool: Any) -> Any:
-    """The consumer's own port if it is free, else a random one; the list's places are kept up to date."""
-    first = pool["ports"]
-    own = _own_port(packet, pool)
-    if own >= 0 and state.port_session[first + own] <= 0:
-        place = np.int64(state.port_session[first + own])
-        at = own if place == 0 else -1 - place
-    else:
-        at = _draw_entry(pool)
-    offset = _take_entry(state, pool, at)
-    moved = np.int64(state.free_ports[first + at]) ^ at
-    state.port_session[first + moved] = -1 - at
-    return offset
 
 
 @kernel
@@ -308,36 +288,30 @@ def _claim_block(state: Any, number: Any, endpoint: Any) -> Any:
 
 
 @kernel
-def _next_free(used_ports: Any, pool: Any, start: Any) -> Any:
+def _next_free(state: Any, pool: Any, start: Any) -> Any:
     """The lowest free port from `start` on, wrapping at the end of the range; there is one."""
-    first = pool["words"]
+    first = pool["ports"] >> 6
     words = (np.int64(pool["capacity"]) + 63) >> 6
     word = start >> 6
-    used = used_ports[first + word] | ((_ONE << np.uint64(start & 63)) - _ONE)
+    used = state.used_ports[first + word] | ((_ONE << np.uint64(start & 63)) - _ONE)
     while used == _ALL:
         word = word + 1 if word + 1 < words else np.int64(0)
-        used = used_ports[first + word]
+        used = state.used_ports[first + word]
     return (word << 6) + trailing_zeros(used ^ _ALL)
 
 
 @inlined
 def give_port(state: Any, number: Any, offset: Any) -> None:
-    """The port is free again: it goes to the end of the free list."""
+    """The port is free again."""
     pool = state.pools[number]
-    owner = np.int64(0)
-    if pool["words"] >= 0:
-        state.used_ports[pool["words"] + (offset >> 6)] &= _ALL ^ (_ONE << np.uint64(offset & 63))
-        if pool["allocation"] == BLOCK:
-            block = state.blocks[pool["blocks"] + offset // state.services[pool["service"]]["block_size"]]
-            block["used"] -= 1
-            if block["used"] == 0:
-                block["owner"] = 0
-    else:
-        at = np.int64(pool["free"])
-        state.free_ports[pool["ports"] + at] = offset ^ at
-        if pool["allocation"] == PRESERVE:
-            owner = -1 - at
-    state.port_session[pool["ports"] + offset] = owner
+    at = pool["ports"] + offset
+    state.used_ports[at >> 6] &= _ALL ^ (_ONE << np.uint64(offset & 63))
+    state.used_in_stretch[at >> STRETCH_BITS] -= np.uint32(1)
+    if pool["allocation"] == BLOCK:
+        block = state.blocks[pool["blocks"] + offset // state.services[pool["service"]]["block_size"]]
+        block["used"] -= 1
+        if block["used"] == 0:
+            block["owner"] = 0
     pool["free"] += 1
 
 
@@ -376,12 +350,18 @@ def prefetch_port(state: Any, number: Any, port: Any) -> None:
 
 @inlined
 def session_at(state: Any, number: Any, port: Any) -> Any:
-    """The row whose session has (or holds) this port of the pool; negative if none has."""
+    """The row whose session had this port of the pool last (`has_port` says if it still has); -1: none ever had."""
     pool = state.pools[number]
     offset = port - np.int64(pool["first_port"])
     if offset < 0 or offset >= pool["capacity"]:
         return np.int64(-1)
     return np.int64(state.port_session[pool["ports"] + offset]) - 1
+
+
+@inlined
+def has_port(session: Any, number: Any, port: Any) -> Any:
+    """Whether a session has, or holds, this port of a pool."""
+    return session["pool"] == number and session["nat_port"] == port and session["state"] != UNUSED
 
 
 @kernel

@@ -31,9 +31,15 @@ def word_change(old: Any, new: Any) -> Any:
 
 
 @inlined
+def word_sum(address: Any) -> Any:
+    """The two words of an IPv4 address added."""
+    return (address >> 16) + (address & 0xFFFF)
+
+
+@inlined
 def address_change(old: Any, new: Any) -> Any:
     """`~m + m'` for the two words of an IPv4 address."""
-    return word_change(old >> 16, new >> 16) + word_change(old & 0xFFFF, new & 0xFFFF)
+    return 2 * 0xFFFF - word_sum(old) + word_sum(new)
 
 
 @inlined

@@ -35,7 +35,7 @@ from dataplane.nat.life import (
 )
 from dataplane.nat.sessions import grown
 from dataplane.packets.batch import PacketBatch
-from dataplane.records import BY_EVENT, ENDED, FORESEEN, IDLE_RESET, PACKET, State
+from dataplane.records import BY_EVENT, ENDED, IDLE_RESET, PACKET, State
 from dataplane.topology.model import Topology
 
 #: Told the state at a minute's end and the time by which anything follows; returns the next minute's start.
@@ -98,7 +98,6 @@ class Shard:
         self._events = events_of(settings.topology)
         self._packets = apart(np.zeros(settings.burst, PACKET))
         self._places = apart(np.zeros(settings.burst, np.int64))
-        self._foreseen = apart(np.zeros(settings.burst, FORESEEN))
         self._ended: list[NDArray[Any]] = []
         self._resets: list[NDArray[Any]] = []
         self._turns: NDArray[Any] | None = None  # of the work at hand
@@ -118,10 +117,9 @@ class Shard:
     def feed(self, batch: PacketBatch, outcomes: NDArray[Any], end_minute: EndMinute) -> None:
         """Send a whole batch, rewriting it in place; rows of `outcomes` are filled if there are any."""
         sides = (_NO_DATAGRAMS if batch.datagrams is None else batch.datagrams, outcomes)
-        scratch = (self._packets, self._foreseen)
         done = 0
         while True:
-            status, done = run(self.state, batch.frames, batch.data, done, scratch, sides)
+            status, done = run(self.state, batch.frames, batch.data, done, self._packets, sides)
             if status == DONE:
                 return
             self._act(int(status), end_minute, int(batch.frames["time_ns"][done]))
@@ -164,7 +162,7 @@ class Shard:
         self._drain_logs()
         self._turns = all_turns
         job = (work.frames, work.turns, work.owners, np.int64(work.shard))
-        scratch = (self._packets, self._foreseen, self._places)
+        scratch = (self._packets, self._places)
         sides = (work.datagrams, work.outcomes)
         done = 0
         while True:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dataplane.forwarding.tables import build_state
 from dataplane.kernel import COMPILED
-from dataplane.nat.ports import FULL, GIVES, NOT_FOUND, give_port, look_for_port, session_at, take_port
+from dataplane.nat.ports import FULL, GIVES, NOT_FOUND, STRETCH_BITS, give_port, look_for_port, session_at, take_port
 from dataplane.records import PACKET, State
 from tests.property.networks import BACKENDS, NAT_IPS, network
 from tests.reference import MODULO, key64, mix, pick
@@ -20,7 +20,6 @@ from tests.reference import MODULO, key64, mix, pick
 SIZES = (1, 2, 63, 64, 65, 100, 127, 128, 129, 192, 200)
 GOLDEN = 0x9E3779B97F4A7C15
 ALLOCATIONS = ("random", "sequential", "preserve", "hash", "hash_buckets", "block")
-LISTS = ("random", "preserve")
 BLOCK_SIZE = 8
 BACKEND_PORT = 8443
 FREE_TO_CHOOSE = np.int64(-1)
@@ -34,7 +33,7 @@ class Twin:
     ) -> None:
         self.allocation, self.size, self.key, self.endpoint_key = allocation, size, key, endpoint_key
         self.first, self.runs = first, runs
-        self.free = list(range(size))
+        self.free = set(range(size))
         self.owner: dict[int, int] = {}
         self.draws = 0
         self.last = -1
@@ -46,12 +45,7 @@ class Twin:
         offset = self.choose(consumer, port - self.first)
         if offset < 0:
             return -1
-        if self.allocation in LISTS and not self.runs:
-            place = self.free.index(offset)
-            self.free[place] = self.free[-1]
-            self.free.pop()
-        else:
-            self.free.remove(offset)
+        self.free.remove(offset)
         self.last = offset
         self.owner[offset] = row
         self.minimum = min(self.minimum, len(self.free))
@@ -60,8 +54,8 @@ class Twin:
     def choose(self, consumer: int, own: int) -> int:
         if self.allocation == "preserve" and own in self.free:
             return own
-        if self.allocation in LISTS:
-            return self.probe() if self.runs else self.free[self.draw_below(len(self.free))]
+        if self.allocation in ("random", "preserve"):
+            return self.probe() if self.runs else self.draw_free()
         if self.allocation == "sequential":
             return min([p for p in self.free if p > self.last] or self.free)
         if self.allocation == "block":  # there is one endpoint, and no cap: its blocks fill up from below
@@ -75,11 +69,12 @@ class Twin:
                 return offset
         return -1
 
-    def draw_below(self, n: int) -> int:
-        bits = (n - 1).bit_length()
-        while (number := (self.draw() >> 32) % (1 << bits)) >= n:
-            pass
-        return number
+    def draw_free(self) -> int:
+        for _ in range(8):
+            offset = pick(self.draw(), self.size)
+            if offset in self.free:
+                return offset
+        return sorted(self.free)[pick(self.draw(), len(self.free))]
 
     def draw(self) -> int:
         self.draws += 1
@@ -97,7 +92,7 @@ class Twin:
 
     def give(self, port: int) -> None:
         del self.owner[port]
-        self.free.append(port)
+        self.free.add(port)
 
 
 def pools(
@@ -144,17 +139,16 @@ def assert_same(state: State, twins: list[Twin], first: int) -> None:
         pool = state.pools[number]
         assert pool["free"] == len(twin.free)
         assert pool["minimum_free"] == twin.minimum
-        for port in {0, twin.size - 1, *twin.owner}:
-            assert max(session_at(state, number, np.int64(first + port)), -1) == twin.owner.get(port, -1)
+        for port, row in twin.owner.items():
+            assert session_at(state, number, np.int64(first + port)) == row
         assert session_at(state, number, np.int64(first - 1)) == -1
         assert session_at(state, number, np.int64(first + twin.size)) == -1
-        owners = state.port_session[int(pool["ports"]) :][: twin.size]
-        assert {int(port): int(owners[port]) - 1 for port in np.flatnonzero(owners > 0)} == twin.owner
-        if pool["words"] >= 0:
-            words = state.used_ports[int(pool["words"]) :][: (twin.size + 63) // 64]
-            bits = "".join(format(int(word), "064b")[::-1] for word in words)
-            assert {at for at, bit in enumerate(bits[: twin.size]) if bit == "1"} == set(twin.owner)
-            assert set(bits[twin.size :]) <= {"1"}, "ports beyond the range's end are never free"
+        words = state.used_ports[int(pool["ports"]) >> 6 :][: (twin.size + 63) // 64]
+        bits = "".join(format(int(word), "064b")[::-1] for word in words)
+        assert {at for at, bit in enumerate(bits[: twin.size]) if bit == "1"} == set(twin.owner)
+        assert set(bits[twin.size :]) <= {"1"}, "ports beyond the range's end are never free"
+        counted = state.used_in_stretch[int(pool["ports"]) >> STRETCH_BITS :][: -(-twin.size >> STRETCH_BITS)]
+        assert int(counted.sum()) == len(twin.owner)
 
 
 MOVES = st.lists(
@@ -251,6 +245,20 @@ def test_the_only_free_port_is_found_wherever_it_is(allocation: str) -> None:
         for port in (size - 1, 0, size // 2, size // 2, 0):
             give_port(state, 0, np.int64(port))
             assert take(state, 0, 7) == port
+
+
+@pytest.mark.parametrize("allocation", ["random", "preserve"])
+def test_the_last_ports_of_a_large_pool_are_those_of_the_specification(allocation: str) -> None:
+    """Drawn by rank, over several stretches of the bitmap."""
+    state, twins = pools(allocation, 9_000)
+    for row in range(9_000):
+        assert take(state, 2, row) == twins[2].take(row)
+    for offset in range(4_000, 4_200, 7):
+        give_port(state, 2, np.int64(offset))
+        twins[2].give(offset)
+    for row in range(len(twins[2].free)):
+        assert take(state, 2, row) == twins[2].take(row)
+    assert_same(state, twins, 1024)
 
 
 def test_probes_may_fail_though_ports_are_free_and_do_not_try_the_same_ports_again() -> None:

@@ -656,8 +656,6 @@ def test_one_jump_ends_in_order_of_moment_and_then_of_session() -> None:
     consumer_sends(simulator, "A", port=1, s=1)
     simulator.advance(3600 * SECOND)
     assert [session.id for session in simulator.ended_sessions] == [2, 3, 1]
-    ports = [session.nat[1] for session in simulator.ended_sessions]
-    assert next(iter(simulator.pools.values())).free[1:] == ports
 
 
 def test_a_time_before_the_clock_counts_as_the_clock() -> None:
@@ -794,13 +792,25 @@ def test_random_draws_follow_the_formula() -> None:
     simulator = contoso(port_allocation="random")
     key = key64(0, "pool", "orders", "192.168.50.4", "tcp", BACKEND)
     draws = (mix((key + draw * 0x9E3779B97F4A7C15) % 2**64) >> 32 for draw in range(1, 100))
-    free, expected = [1024, 1025, 1026, 1027], []
-    for bits in (0b11, 0b11, 0b1, 0b0):
-        index = next(i for x in draws if (i := x & bits) < len(free))
-        expected.append(free[index])
-        free[index] = free[-1]
-        free.pop()
+    expected: list[int] = []
+    for _ in range(4):
+        expected.append(next(port for x in draws if (port := 1024 + (x * 4 >> 32)) not in expected))
     assert [consumer_sends(simulator, port=port).nat[1] for port in (1, 2, 3, 4)] == expected
+
+
+def test_after_eight_ports_in_use_one_of_the_free_ones_is_drawn() -> None:
+    simulator = contoso(port_allocation="random", nat_ports="1024-1123")
+    pool = tcp_pool(simulator)
+    drawn_by_rank = 0
+    for port in range(1, 101):
+        free, before = sorted(pool.free), pool.draws
+        looked_at = [1024 + offset for offset in numbers_drawn(before + 8, 100)[before:]]
+        expected = next((port for port in looked_at if port in free), None)
+        if expected is None:
+            expected = free[numbers_drawn(before + 9, len(free))[-1]]
+            drawn_by_rank += 1
+        assert consumer_sends(simulator, port=port).nat[1] == expected
+    assert drawn_by_rank > 3
 
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -819,17 +829,15 @@ def numbers_drawn(count: int, n: int) -> list[int]:
 def test_preserve_gives_the_consumers_own_port_else_a_random_one() -> None:
     simulator = contoso(nat_ports="1024-1027", port_allocation="preserve")
     assert consumer_sends(simulator, port=1025).nat[1] == 1025
-    # The array is now 1024, 1027, 1026: the last one moved into the place of 1025. Nothing was drawn.
     assert tcp_pool(simulator).draws == 0
-    draws = [number & 0b11 for number in numbers_drawn(100, 2**32)]
-    first = next(index for index in draws if index < 3)
-    taken = consumer_sends(simulator, port=1025, at="fabrikam").nat[1]
-    assert taken == [1024, 1027, 1026][first]
-    drawn = draws.index(first) + 1
-    assert tcp_pool(simulator).draws == drawn
-    # A port outside of the range cannot be kept. Of two free ports one bit decides.
+    drawn = [1024 + offset for offset in numbers_drawn(8, 4)]
+    taken = next(port for port in drawn if port != 1025)
+    assert consumer_sends(simulator, port=1025, at="fabrikam").nat[1] == taken
+    draws = drawn.index(taken) + 1
+    assert tcp_pool(simulator).draws == draws
+    # A port outside of the range cannot be kept.
     assert consumer_sends(simulator, port=1028).nat[1] in {1024, 1026, 1027} - {taken}
-    assert tcp_pool(simulator).draws == drawn + 1
+    assert tcp_pool(simulator).draws > draws
 
 
 def hash_of_rfc_6056(simulator: ReferenceSimulator, endpoint: str, consumer: str = CLIENT, port: int = 8443) -> int:
