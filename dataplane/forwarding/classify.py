@@ -13,7 +13,7 @@ from dataplane.forwarding.icmp import read_quoted
 from dataplane.forwarding.tables import BACKENDS_OF, POINT_HAS_ENDPOINTS, POINT_HAS_NAT_IPS, look_up
 from dataplane.kernel import inlined, kernel, load16, load32, prefetch, unlikely
 from dataplane.nat.hashing import flow_tag
-from dataplane.nat.ports import prefetch_port
+from dataplane.nat.ports import prefetch_session
 from dataplane.packets.headers import (
     DESTINATION,
     DESTINATION_PORT,
@@ -329,7 +329,7 @@ def _find_port(state: Any, packet: Any, nat_ip: Any, backend: Any) -> None:
     if slot >= 0:
         pool = pool_number(service, nat_ip, slot, backend)
         packet["pool"] = pool
-        prefetch_port(state, pool, packet["flow"] & 0xFFFF)
+        prefetch_session(state, pool, packet["flow"] & 0xFFFF)
 
 
 @inlined

@@ -266,14 +266,16 @@ def foresee_port(state: Any, number: Any) -> None:
     ahead = (np.int64(pool["foreseen"]) - np.int64(pool["draws"])) & 0xFFFFFFFF
     draw = pool["draws"] + np.uint64(ahead if ahead < _FARTHEST else 0)
     size = np.int64(pool["capacity"])
-    offset = np.int64(0)
-    for _ in range(_TRIES):
-        draw += _ONE
-        offset = scale(mix(pool["key"] + draw * GOLDEN), size)
-        if not _is_used(state, pool, offset):
-            break
+    draw += _ONE
+    offset = scale(mix(pool["key"] + draw * GOLDEN), size)
+    if pool["free"] < size - (size >> 2):  # else the first draw will probably do, and nothing has to be waited for
+        tries = 1
+        while tries < _TRIES and _is_used(state, pool, offset):
+            draw += _ONE
+            offset = scale(mix(pool["key"] + draw * GOLDEN), size)
+            tries += 1
     pool["foreseen"] = np.uint32(draw & _LOW)
-    prefetch(state.port_session, pool["ports"] + offset)
+    prefetch_port(state, pool["ports"] + offset)
 
 
 @kernel
@@ -340,7 +342,14 @@ def note_use(state: Any, number: Any, change: Any, moment: Any) -> None:
 
 
 @inlined
-def prefetch_port(state: Any, number: Any, port: Any) -> None:
+def prefetch_port(state: Any, at: Any) -> None:
+    """Ask for what is known of a port, given where it is in State.port_session."""
+    prefetch(state.port_session, at)
+    prefetch(state.used_ports, at >> 6)
+
+
+@inlined
+def prefetch_session(state: Any, number: Any, port: Any) -> None:
     """Ask for who has a port of the pool."""
     pool = state.pools[number]
     offset = port - np.int64(pool["first_port"])

@@ -120,8 +120,11 @@ def tag_of(state: Any, row: Any) -> Any:
 
 @inlined
 def prefetch_end(state: Any, row: Any) -> None:
-    """Ask for what the end of a session writes to: its cell in the index."""
+    """Ask for what the end of a session writes to: its cell in the index, and its port's bit."""
     prefetch(state.cells, tag_of(state, row) & (len(state.cells) - 1))
+    pool = state.pools[state.sessions[row]["pool"]]
+    offset = np.int64(state.sessions[row]["nat_port"]) - np.int64(pool["first_port"])
+    prefetch(state.used_ports, (pool["ports"] + offset) >> 6)
 
 
 @inlined
