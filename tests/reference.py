@@ -488,11 +488,11 @@ class Pool:
 
     def drawn(self, back: int | None) -> int:
         """`random`, exact."""
-        for _ in range(8):
+        free = sorted(self.free if back is None else {*self.free, back})
+        for _ in range(0 if 8 * len(free) < self.capacity else 8):
             port = self.first_port + pick(self.draw(), self.capacity)
             if self.is_free(port, back):
                 return port
-        free = sorted(self.free if back is None else {*self.free, back})
         return free[pick(self.draw(), len(free))]
 
     def probed(self, back: int | None) -> int | None:

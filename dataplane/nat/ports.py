@@ -25,7 +25,8 @@ BUCKETS = 64
 #: What a look for a port came to.
 FULL, CAPPED, NOT_FOUND, GIVES = 0, 1, 2, 3
 
-#: Ports that are drawn and looked at, before one is drawn of those that are known to be free.
+#: Ports that are drawn and looked at, before one is drawn of those that are known to be free; that one at once, where
+#: fewer ports than one of so many are free.
 _TRIES = 8
 
 #: Draws are foreseen this far; more mean that what was foreseen did not come.
@@ -149,11 +150,13 @@ def _draw(pool: Any) -> Any:
 def _draw_free(state: Any, pool: Any) -> Any:
     """A free port at random, each as likely as any other; there is one."""
     size = np.int64(pool["capacity"])
-    for _ in range(_TRIES):
-        offset = scale(_draw(pool), size)
-        if not _is_used(state, pool, offset):
-            return offset
-    return _nth_free(state, pool, scale(_draw(pool), np.int64(pool["free"])))
+    free = np.int64(pool["free"])
+    if _TRIES * free >= size:
+        for _ in range(_TRIES):
+            offset = scale(_draw(pool), size)
+            if not _is_used(state, pool, offset):
+                return offset
+    return _nth_free(state, pool, scale(_draw(pool), free))
 
 
 @kernel
@@ -261,11 +264,11 @@ def _choose_port(state: Any, packet: Any, number: Any, backend_port: Any) -> Any
 def foresee_port(state: Any, number: Any) -> None:
     """Ask for the place of the port that a pool will probably give next, after those asked for already."""
     pool = state.pools[number]
-    if pool["allocation"] != RANDOM:
+    size = np.int64(pool["capacity"])
+    if pool["allocation"] != RANDOM or pool["free"] < size >> 2:  # in a full pool, most draws lead nowhere
         return
     ahead = (np.int64(pool["foreseen"]) - np.int64(pool["draws"])) & 0xFFFFFFFF
     draw = pool["draws"] + np.uint64(ahead if ahead < _FARTHEST else 0)
-    size = np.int64(pool["capacity"])
     draw += _ONE
     offset = scale(mix(pool["key"] + draw * GOLDEN), size)
     if pool["free"] < size - (size >> 2):  # else the first draw will probably do, and nothing has to be waited for

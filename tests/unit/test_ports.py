@@ -70,7 +70,7 @@ class Twin:
         return -1
 
     def draw_free(self) -> int:
-        for _ in range(8):
+        for _ in range(0 if 8 * len(self.free) < self.size else 8):
             offset = pick(self.draw(), self.size)
             if offset in self.free:
                 return offset

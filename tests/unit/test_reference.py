@@ -805,12 +805,13 @@ def test_after_eight_ports_in_use_one_of_the_free_ones_is_drawn() -> None:
     for port in range(1, 101):
         free, before = sorted(pool.free), pool.draws
         looked_at = [1024 + offset for offset in numbers_drawn(before + 8, 100)[before:]]
-        expected = next((port for port in looked_at if port in free), None)
+        is_crowded = 8 * len(free) < 100
+        expected = None if is_crowded else next((port for port in looked_at if port in free), None)
         if expected is None:
-            expected = free[numbers_drawn(before + 9, len(free))[-1]]
-            drawn_by_rank += 1
+            expected = free[numbers_drawn(before + (1 if is_crowded else 9), len(free))[-1]]
+            drawn_by_rank += not is_crowded
         assert consumer_sends(simulator, port=port).nat[1] == expected
-    assert drawn_by_rank > 3
+    assert drawn_by_rank > 0
 
 
 GOLDEN = 0x9E3779B97F4A7C15
