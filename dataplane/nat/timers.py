@@ -1,9 +1,9 @@
 """Timers: a hierarchical wheel whose current tick is kept in order, so that sessions end exactly in (moment, id) order.
 
-A tick is 2^20 ns (about 1 ms); three levels of 16,384 slots (17 s, 78 h, 146 years) are enough for most timers to be put
-into one or two slots on their way; what lies beyond waits in the last slot.
-A packet that refreshes a session only writes `last_refresh`: the timer stays where it is and is armed anew when its
-slot comes due. Lists are linked both ways, so a timer can be moved when a state change shortens its deadline.
+A tick is 2^20 ns (about 1 ms); three levels of 16,384 slots (17 s, 78 h, 146 years) are enough for most timers to
+be put into one or two slots on their way; what lies beyond waits in the last slot. A packet that refreshes a
+session only writes `last_refresh`: the timer stays where it is and is armed anew when its slot comes due. Lists are
+linked both ways, so a timer can be moved when a state change shortens its deadline.
 
 Timers of a tick mostly come in order: then they are a sorted run, from which the first is taken by moving on. Once one
 comes out of order, the run becomes a heap, until it is empty.
