@@ -64,6 +64,11 @@ if not config.BOUNDSCHECK:
         store_item(context, builder, kind, value, _item(context, builder, kind, args))
 
 
+def _plain(kind: Any) -> Any:
+    """The type as which an array is passed to kernels."""
+    return Table(kind) if kind.ndim == 1 and kind.layout == "C" else kind
+
+
 def as_table(array: Any) -> Any:
     """The same array, for a kernel that uses no negative index."""
     return array
@@ -73,8 +78,8 @@ if not config.DISABLE_JIT:
 
     @intrinsic
     def as_table(typing_context: Any, array: Any) -> Any:
-        """The same, compiled."""
-        return Table(array)(array), lambda context, builder, signature, args: args[0]
+        """The same, compiled; an array with gaps stays as it is."""
+        return _plain(array)(array), lambda context, builder, signature, args: args[0]
 
 
 class BundleType(types.Type):
@@ -102,8 +107,7 @@ def _words(dimensions: int) -> int:
 
 
 def _type_of(array: NDArray[Any]) -> Any:
-    kind = typeof(array)
-    return Table(kind) if kind.ndim == 1 and kind.layout == "C" else kind
+    return _plain(typeof(array))
 
 
 @dataclass(frozen=True, eq=False)

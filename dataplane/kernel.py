@@ -83,7 +83,7 @@ def kernel(function: F) -> F:
 def inlined(function: F) -> F:
     """The same for a function that is part of its caller: for what runs per packet.
 
-    A call passes every array of the state, some 200 machine words, which takes longer than most packets do.
+    Registers need not be saved, and what the caller knows already is not asked again.
     """
     return _compile(function, inline=True)
 

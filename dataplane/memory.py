@@ -20,7 +20,7 @@ def zeroed(rows: int, dtype: Any, *, scattered: bool = False) -> NDArray[Any]:
 
     With pages of 4 KiB, half of a look-up in a large table would be the processor's search for the page. `scattered`
     says that rows here and there will be used and most never, so that a large table is better off with small pages: the
-    ports of ten thousand pools are 4 GB, of which a service in practice uses a part. Raises MemoryError.
+    ports of ten thousand pools are 2.7 GB, of which a service in practice uses a part. Raises MemoryError.
     """
     size = rows * np.dtype(dtype).itemsize
     if size < _HUGE_PAGE or not sys.platform.startswith("linux"):

@@ -235,6 +235,8 @@ class Simulator:
             raise ValueError(_SERIES_CLOSED)
         if not batch.data.flags.writeable:
             raise ValueError("the batch's data is read-only, and packets are rewritten in place; send a copy")
+        if not batch.data.flags.c_contiguous:
+            raise ValueError("the batch's data has gaps; send a copy (numpy.ascontiguousarray)")
         if len(outcomes) not in (0, len(frames)):
             raise ValueError(f"{len(outcomes)} rows of outcomes for {len(frames)} packets")
         wrong = first_wrong(frames, len(batch.data), len(self._names))

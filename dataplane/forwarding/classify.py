@@ -69,7 +69,7 @@ _ICMP_UNMATCHED = int(Verdict.ICMP_UNMATCHED)
 
 @inlined
 def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
-    """Fill the PACKET row of one frame."""
+    """Fill the PACKET row of one frame, but for its session."""
     packet["endpoint"] = -1
     packet["source_endpoint"] = -1
     packet["pool"] = -1

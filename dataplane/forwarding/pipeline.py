@@ -121,7 +121,7 @@ def forward(state: Any, frame: Any, data: Any, packet: Any, sides: Any, place: A
 
 @inlined
 def treat(state: Any, frame: Any, data: Any, packet: Any, sides: Any, turn: Any) -> Any:
-    """What becomes of a packet, once time has passed up to it; a status other than DONE before anything is done.
+    """What becomes of a packet, once time has passed up to it; a status other than DONE if Python has to act.
 
     `turn` is (its place in the batch, the clock at it, its number among the packets received).
     """
@@ -183,7 +183,7 @@ def _session_foreseen(state: Any, packet: Any) -> Any:
 
 @kernel
 def _take_slow_path(state: Any, frame: Any, data: Any, packet: Any, slot: Any, moment: Any) -> Any:
-    """Find any packet's verdict and the session's row (-1: it is not forwarded), and write them into its row.
+    """Find any packet's verdict and its session (-1: it is not forwarded), and write them into its PACKET row.
 
     The session sees the packet, but PLAIN ones and first fragments are yet to be translated. `moment` is (the clock at
     it, its number).
@@ -366,7 +366,7 @@ def _note_acknowledgement(services: Any, acks: Any, data: Any, packet: Any, row:
 
 @kernel
 def _translate_special(state: Any, frame: Any, data: Any, packet: Any, row: Any, now: Any) -> None:
-    """The same for a later fragment (it has no transport header) and an ICMP error (the session does not see it)."""
+    """Rewrite and count a later fragment (no transport header; the session sees it) or an ICMP error (it does not)."""
     direction = packet["direction"]
     network = packet["network_header"]
     session = state.sessions[row]

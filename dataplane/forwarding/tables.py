@@ -94,8 +94,8 @@ def address_key(scope: Any, address: Any) -> Any:
 
 @inlined
 def slot_of(key: Any, mask: Any) -> Any:
-    """Where the search for a key begins: at bits on which all of its own bear."""
-    return np.int64((np.uint64(key) * GOLDEN) >> _32) & mask
+    """Where the search for a key begins. The key's upper half is folded in, or it would hardly bear on it."""
+    return np.int64((np.uint64(key ^ (key >> 30)) * GOLDEN) >> _32) & mask
 
 
 @inlined

@@ -3,9 +3,9 @@
 A pool's ports index an array, so (pool, port) gives the session without a hash: `port_session` holds the row plus one
 of the session that had a port last. Which ports are in use or held, a bitmap says (`used_ports`), and how many of
 each stretch of 4,096 ports (`used_in_stretch`), so that the n-th free port is two short scans away. All of it is
-zeros at first: a pool that is never used costs no memory. The bitmap alone is told when a port is released, since it
-is small enough to be in the cache; so of a port that is free `port_session` may still tell a session, which
-`has_port` finds out.
+zeros at first but for the end of a range that is no multiple of 64: a pool that is never used costs next to no
+memory. `port_session` is not told when a port is released, since its place is seldom in the cache; so of a port that
+is free it may still tell a session, which `has_port` finds out.
 """
 
 from typing import Any

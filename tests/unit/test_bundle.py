@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dataplane.bundle import Bundle
+from dataplane.bundle import Bundle, as_table
 from dataplane.kernel import kernel
 
 ROW = np.dtype([("small", np.uint8), ("large", np.int64)], align=True)
@@ -61,6 +61,19 @@ def test_a_kernel_reads_what_python_wrote(index: Any) -> None:
 def test_an_array_with_gaps_is_read_where_its_numbers_are() -> None:
     bundle = some().replace(numbers=np.arange(6, dtype=np.int64)[::2])
     assert read(bundle, np.int64(2))[0][0] == 4
+
+
+@kernel
+def last(array: Any) -> Any:
+    """The last of an array that no bundle has."""
+    array = as_table(array)
+    return array[len(array) - 1]
+
+
+@pytest.mark.parametrize("step", [1, 2, -1])
+def test_an_array_is_taken_as_a_table_only_if_it_has_no_gaps(step: int) -> None:
+    numbers = np.arange(7, dtype=np.int64)[::step]
+    assert last(numbers) == numbers[-1]
 
 
 def test_python_reads_what_a_kernel_wrote() -> None:

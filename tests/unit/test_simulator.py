@@ -81,6 +81,8 @@ def test_a_batch_that_does_not_fit_is_refused_before_a_kernel_sees_it(topology: 
     batch.frames["point"] = 0
     with pytest.raises(ValueError, match="rows of outcomes"):
         simulator.feed(batch, np.zeros(2, OUTCOME))
+    with pytest.raises(ValueError, match="gaps"):
+        simulator.feed(PacketBatch(np.repeat(batch.data, 2)[::2], batch.frames))
     batch.data.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
         simulator.feed(batch)
