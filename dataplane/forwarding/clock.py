@@ -38,7 +38,7 @@ def is_due(state: Any, now: Any) -> Any:
 def time_of(clock: Any, frame: Any) -> Any:
     """(What the clock will say at a frame, whether the frame says so): it does not if its time is earlier, or none."""
     time = frame["time_ns"]
-    if unlikely(not is_usable(frame) or (time < clock["now"] and clock["started"])):
+    if unlikely(not is_usable(frame) or (time < clock["now"] and clock["started"] != 0)):
         return clock["now"], False
     return time, True
 
