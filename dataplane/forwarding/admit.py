@@ -10,7 +10,8 @@ import numpy as np
 
 from dataplane.forwarding.balance import choose_backend, choose_nat_ip, flow_hash, is_by_content
 from dataplane.forwarding.classify import pool_number, slot_of_protocol
-from dataplane.forwarding.tables import ROUND_ROBIN, find_rule
+from dataplane.forwarding.lookup import find_rule
+from dataplane.forwarding.tables import ROUND_ROBIN
 from dataplane.kernel import inlined, kernel, unlikely
 from dataplane.nat.ports import CAPPED, GIVES, NOT_FOUND, foresee_port, look_for_port
 from dataplane.nat.tcp import is_first_packet

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from dataplane.forwarding.icmp import read_quoted
-from dataplane.forwarding.tables import BACKENDS_OF, POINT_HAS_ENDPOINTS, POINT_HAS_NAT_IPS, look_up
+from dataplane.forwarding.lookup import BACKENDS_OF, look_up
+from dataplane.forwarding.tables import POINT_HAS_ENDPOINTS, POINT_HAS_NAT_IPS
 from dataplane.kernel import inlined, kernel, load16, load32, prefetch, unlikely
 from dataplane.nat.hashing import flow_tag
 from dataplane.nat.ports import prefetch_session

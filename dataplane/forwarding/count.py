@@ -5,10 +5,21 @@ from typing import Any
 import numpy as np
 
 from dataplane.kernel import inlined, unlikely
+from dataplane.records import TO_SERVICE
 
 
 @inlined
-def count_in(session: Any, end: Any, counter: Any, size: Any) -> None:
+def count(session: Any, end: Any, counters: Any, packet: Any, direction: Any) -> None:
+    """Count a forwarded packet for its session and its endpoint."""
+    counter = counters[session["endpoint"]]
+    if direction == TO_SERVICE:
+        _count_in(session, end, counter, np.int64(packet["bytes"]))
+    else:
+        _count_out(session, end, counter, np.int64(packet["bytes"]))
+
+
+@inlined
+def _count_in(session: Any, end: Any, counter: Any, size: Any) -> None:
     """Count a packet that travelled to_service."""
     session["bytes_in"] += size
     session["packets_in"] += np.uint32(1)
@@ -23,7 +34,7 @@ def count_in(session: Any, end: Any, counter: Any, size: Any) -> None:
 
 
 @inlined
-def count_out(session: Any, end: Any, counter: Any, size: Any) -> None:
+def _count_out(session: Any, end: Any, counter: Any, size: Any) -> None:
     """Count a packet that travelled to_consumer."""
     session["bytes_out"] += size
     session["packets_out"] += np.uint32(1)

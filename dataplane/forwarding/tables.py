@@ -1,7 +1,4 @@
-"""From a topology to the arrays that kernels look things up in. Runs once, before the first packet.
-
-Open-addressing tables are sized for a load of at most a half, so a search always ends at an empty row.
-"""
+"""From a topology to the arrays that kernels look things up in. Runs once, before the first packet."""
 
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -9,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataplane.forwarding.lookup import BACKENDS_OF, address_key, open_table, rule_key
 from dataplane.forwarding.slots import ONE_BACKEND, backend_slots
-from dataplane.kernel import inlined, unlikely
 from dataplane.memory import zeroed
 from dataplane.nat.fragments import DATAGRAMS
-from dataplane.nat.hashing import GOLDEN, key64
+from dataplane.nat.hashing import key64
 from dataplane.nat.ports import BLOCK, BUCKETS, HASH, HASH_BUCKETS, PRESERVE, RANDOM, SEQUENTIAL, STRETCH_BITS
 from dataplane.nat.sessions import most_sessions
 from dataplane.nat.tcp import CLOSING_REFRESHES, DATA_REVIVES, FIRST_FIN_CLOSES, HANDSHAKE_REVIVES
@@ -55,9 +52,7 @@ from dataplane.records import (
     UDP_UNREPLIED,
     State,
 )
-from dataplane.records import (
-    BLOCK as BLOCK_ROW,
-)
+from dataplane.records import BLOCK as BLOCK_ROW
 from dataplane.topology.model import Event, NatPolicy, PrivateLinkService, Topology
 from dataplane.verdict import Verdict
 
@@ -78,69 +73,7 @@ _ICMP = {"none": ICMP_NONE, "errors": ICMP_ERRORS, "all": ICMP_ALL}
 PROTOCOL_NUMBERS = {"tcp": PROTOCOL_TCP, "udp": PROTOCOL_UDP, "icmp": PROTOCOL_ICMP}
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 
-#: Scopes of an address besides the points: endpoints at point p have scope 2p, NAT IPs 2p + 1.
-BACKENDS_OF = 1 << 30
-
 POINT_HAS_ENDPOINTS, POINT_HAS_NAT_IPS = 1, 2
-
-_32 = np.uint64(32)
-
-
-@inlined
-def address_key(scope: Any, address: Any) -> Any:
-    """An address in a scope, as one number."""
-    return (scope << 32) | address
-
-
-@inlined
-def slot_of(key: Any, mask: Any) -> Any:
-    """Where the search for a key begins. The key's upper half is folded in, or it would hardly bear on it."""
-    return np.int64((np.uint64(key ^ (key >> 30)) * GOLDEN) >> _32) & mask
-
-
-@inlined
-def look_up(addresses: Any, scope: Any, address: Any) -> Any:
-    """The value of an address in a scope, or -1."""
-    key = address_key(scope, address)
-    mask = len(addresses) - 1
-    at = slot_of(key, mask)
-    while unlikely(addresses[at]["key"] != key):
-        if addresses[at]["key"] < 0:
-            return np.int64(-1)
-        at = (at + 1) & mask
-    return addresses[at]["value"]
-
-
-@inlined
-def rule_key(service: Any, protocol: Any, port: Any) -> Any:
-    """What a service's load-balancing rule is searched by."""
-    return (service << 24) | (protocol << 16) | port
-
-
-@inlined
-def find_rule(rules: Any, service: Any, protocol: Any, port: Any) -> Any:
-    """The row of a service's load-balancing rule, or -1."""
-    key = rule_key(service, protocol, port)
-    mask = len(rules) - 1
-    at = slot_of(key, mask)
-    while unlikely(rules[at]["key"] != key):
-        if rules[at]["key"] < 0:
-            return np.int64(-1)
-        at = (at + 1) & mask
-    return at
-
-
-def _open_table(kind: Any, rows: list[tuple[int, ...]]) -> NDArray[Any]:
-    """A table of such rows for open addressing; the first of each is its key, -1 where there is none."""
-    table = np.zeros(1 << max(3, (2 * len(rows)).bit_length()), kind)
-    table["key"] = -1
-    mask = len(table) - 1
-    for row in rows:
-        at = int(slot_of(np.int64(row[0]), np.int64(mask)))
-        while table["key"][at] >= 0:
-            at = (at + 1) & mask
-        table[at] = row
-    return table
 
 
 def nat_ips_of(topology: Topology, service: PrivateLinkService) -> list[IPv4Address]:
@@ -374,12 +307,12 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
     clock[0]["exhausted_pool"] = -1
     clock[0]["logging"] = logging
     return State(
-        addresses=_open_table(ADDRESS, addresses),
+        addresses=open_table(ADDRESS, addresses),
         points=point_table,
         prefixes=_prefixes(topology, points),
         endpoints=endpoints,
         services=service_table,
-        rules=_open_table(RULE, rules),
+        rules=open_table(RULE, rules),
         timeouts=np.array([*timeouts] or [(0,) * STATES], np.int64).ravel(),
         probe_runs=np.array(probe_runs, np.int64),
         backend_slots=np.concatenate(slots),

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from dataplane.forwarding.classify import classify
 from dataplane.forwarding.clock import start
 from dataplane.forwarding.events import take_place
-from dataplane.forwarding.pipeline import run, tell_direction
+from dataplane.forwarding.pipeline import run
 from dataplane.forwarding.share import run_share
+from dataplane.forwarding.slow_path import tell_direction
 from dataplane.forwarding.tables import build_state, events_of
 from dataplane.memory import apart
 from dataplane.metrics.series import begin_minute
