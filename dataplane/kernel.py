@@ -108,7 +108,7 @@ def is_compiled() -> bool:
 
 # --- loads and stores in network byte order, at any alignment -----------------------------------------
 #
-# `forwarding/classify.py` proves that an offset lies inside the packet before any of these touches it.
+# `forwarding/parse.py` proves that an offset lies inside the packet before any of these touches it.
 # Under NUMBA_BOUNDSCHECK their plain bodies are compiled, so that a wrong proof is caught.
 
 

@@ -21,12 +21,14 @@ CAPTURED_REPLY = 3  # a reply that entered where the consumer saw it
 EITHER = 4  # both addresses are endpoints: a live session decides
 RESET_TO_CONSUMER = 5  # made here, at an idle time-out
 RESET_TO_BACKEND = 6
+UNTOLD = 7  # not asked yet: a session that it belongs to may tell
 
 # --- kinds of a packet, PACKET["kind"] --------------------------------------------------------------------------
 PLAIN = 0
 FIRST_FRAGMENT = 1
 LATER_FRAGMENT = 2
 ICMP_ERROR = 3
+UNREAD = 4  # a fragment, or neither TCP nor UDP: what it is depends on the service
 
 # --- states of a session (docs/model.md, "A session's life") -------------------------------------------------
 UNUSED = 0  # the row is on the free list
@@ -49,6 +51,10 @@ WAS_ESTABLISHED = 8
 REOPENED_BY_CONSUMER = 16  # a SYN since the session began to close
 REOPENED_BY_PROVIDER = 32
 
+# --- SESSION["marks"] ----------------------------------------------------------------------------------------
+TTL_COUNTS = 1  # the time to live goes down on each pass
+BETWEEN_ENDPOINTS = 2  # its consumer is an endpoint too
+
 # --- what is translated of ICMP, SERVICE["icmp"] ---------------------------------------------------------------
 ICMP_NONE, ICMP_ERRORS, ICMP_ALL = 0, 1, 2
 
@@ -63,12 +69,14 @@ BY_PACKET = 1 << 32  # plus the number of the packet that opened it anew
 
 PACKET = np.dtype(
     [
-        ("flow", np.int64),  # consumer address << 32 | consumer port << 16 | endpoint port
+        # consumer address << 32 | consumer port << 16 | endpoint port; while UNTOLD, as if it came from a consumer
+        ("flow", np.int64),
         ("network_header", np.int64),  # where the IPv4 header starts in the buffer
         ("transport_header", np.int64),
         ("endpoint", np.int32),  # the endpoint it is addressed to, or -1
         ("source_endpoint", np.int32),  # the endpoint it comes from, or -1
         ("tag", np.uint32),  # of the session's hash
+        ("destination", np.uint32),  # the address, while UNTOLD
         ("session", np.int32),  # row of the one foreseen, or -1; once the packet is treated, of its own
         ("service", np.int32),
         ("pool", np.int32),  # from the provider: the pool that it names; of a new session: that it may get; or -1
@@ -77,7 +85,6 @@ PACKET = np.dtype(
         ("direction", np.uint8),
         ("protocol", np.uint8),  # of an ICMP error: that of the packet it quotes
         ("tcp_flags", np.uint8),
-        ("ttl", np.uint8),
         ("fault", np.uint8),  # a verdict of step 2 other than the TTL's
         ("kind", np.uint8),
     ],
@@ -107,7 +114,7 @@ SESSION = np.dtype(
         ("protocol", np.uint8),
         ("state", np.uint8),
         ("seen", np.uint8),
-        ("decrement_ttl", np.uint8),
+        ("marks", np.uint8),  # TTL_COUNTS, BETWEEN_ENDPOINTS
     ],
     align=True,
 )
@@ -281,6 +288,7 @@ ADDRESS = np.dtype([("key", np.int64), ("value", np.int64)])
 
 CLOCK = np.dtype(
     [
+        ("key", np.uint64),  # of the sessions' tags
         ("now", np.int64),
         ("started", np.int64),  # 1 once a packet was received
         ("origin", np.int64),  # the first packet's time

@@ -1,8 +1,7 @@
-"""First stage: what a packet is, where it goes, and which session it may belong to (docs/model.md, steps 1 and 2).
+"""Second stage: which way a packet travels, and which session it may belong to (docs/model.md, steps 1 and 2).
 
-Reads frames and bytes, fills one PACKET row per packet. Everything that later stages read or write in the buffer is
-proved here (for ICMP in `icmp.py`) to lie inside what was captured: 20 bytes of IPv4 header and its options, 20 of TCP,
-8 of UDP.
+Completes the PACKET row that `parse.py` began. Only packets whose session is not known yet get here, and those at
+points where NAT IPs live.
 """
 
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 
 from dataplane.forwarding.icmp import read_quoted
 from dataplane.forwarding.lookup import BACKENDS_OF, look_up
+from dataplane.forwarding.parse import parse, set_tag, transport_fault
 from dataplane.forwarding.tables import POINT_HAS_ENDPOINTS, POINT_HAS_NAT_IPS
-from dataplane.kernel import inlined, kernel, load16, load32, prefetch, unlikely
+from dataplane.kernel import inlined, kernel, load16, load32, unlikely
 from dataplane.nat.hashing import flow_tag
 from dataplane.nat.ports import prefetch_session
 from dataplane.packets.headers import (
@@ -26,23 +26,17 @@ from dataplane.packets.headers import (
     ICMP_IDENTIFIER,
     ICMP_LENGTH,
     ICMP_TYPE,
-    IPV4_LENGTH,
     MORE_FRAGMENTS,
-    PROTOCOL,
     PROTOCOL_ICMP,
     PROTOCOL_TCP,
     PROTOCOL_UDP,
     SOURCE,
     SOURCE_PORT,
-    TCP_DATA_OFFSET,
     TCP_FLAGS,
-    TCP_LENGTH,
-    TOTAL_LENGTH,
     TTL,
     UDP_LENGTH,
     UDP_TOTAL,
     is_error,
-    link_header,
 )
 from dataplane.records import (
     CAPTURED_REPLY,
@@ -56,6 +50,8 @@ from dataplane.records import (
     PLAIN,
     TO_CONSUMER,
     TO_SERVICE,
+    UNREAD,
+    UNTOLD,
 )
 from dataplane.verdict import Verdict
 
@@ -71,48 +67,24 @@ _ICMP_UNMATCHED = int(Verdict.ICMP_UNMATCHED)
 @inlined
 def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
     """Fill the PACKET row of one frame, but for its session."""
-    packet["endpoint"] = -1
-    packet["source_endpoint"] = -1
-    packet["pool"] = -1
-    packet["direction"] = NO_DIRECTION
-    packet["kind"] = PLAIN
-    packet["fault"] = _FORWARDED
-    packet["verdict"] = _FORWARDED
-    packet["tcp_flags"] = 0
-    start = frame["offset"]
-    captured = np.int64(frame["captured"])
-    original = np.int64(frame["original"])
+    parse(frame, data, packet)
+    if packet["direction"] == UNTOLD:
+        set_tag(state, packet)
+        tell_way(state, frame, data, packet)
 
-    length = link_header(data, start, captured, np.int64(frame["link_type"]))
-    if unlikely(length < 0):
-        packet["verdict"] = _BYPASSED
-        packet["bytes"] = max(0, original + length + 1)
-        return
-    network = start + length
-    captured -= length
-    original -= length
-    packet["network_header"] = network
-    packet["bytes"] = max(0, original)
-    if unlikely(captured < IPV4_LENGTH):
-        packet["verdict"] = _MALFORMED
-        return
-    first = np.int64(data[network])
-    header = (first & 15) << 2
-    total = total_length(data, network, frame)
-    if unlikely(first >> 4 != 4 or header < IPV4_LENGTH or header > captured or total < header or total > original):
-        packet["verdict"] = _MALFORMED
-        return
 
+@kernel
+def tell_way(state: Any, frame: Any, data: Any, packet: Any) -> None:
+    """Say of an UNTOLD packet which way it travels, and what is wrong with it or which session it may belong to."""
+    network = packet["network_header"]
     source = load32(data, network + SOURCE)
     destination = load32(data, network + DESTINATION)
-    packet["protocol"] = data[network + PROTOCOL]
-    packet["ttl"] = data[network + TTL]
-    packet["transport_header"] = network + header
-    packet["bytes"] = total
+    packet["source_endpoint"] = -1
+    packet["pool"] = -1
     point = np.int64(frame["point"])
     direction, nat_ip, backend = _direction(state, point, source, destination, packet)
     if unlikely(packet["protocol"] == PROTOCOL_ICMP and direction != TO_CONSUMER):
-        sizes = (total - header, captured - header)
+        sizes = _sizes(frame, packet)
         direction, nat_ip = _error_to_nat_ip(state, data, packet, (point, destination), sizes, direction)
     packet["direction"] = direction
     if unlikely(direction == NO_DIRECTION):
@@ -120,35 +92,36 @@ def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
         return
     if unlikely(direction == EITHER):  # a live session decides what it is, and so its verdict
         return
-    read_transport(state, frame, data, packet, np.int64(direction), (source, destination, nat_ip, backend))
-    judge(state, frame, packet, np.int64(direction))
+    read_rest(state, frame, data, packet, np.int64(direction), (source, destination, nat_ip, backend))
+    judge(state, frame, data, packet, np.int64(direction))
 
 
 @inlined
-def read_transport(state: Any, frame: Any, data: Any, packet: Any, direction: Any, route: Any) -> None:
-    """Read what follows the IPv4 header: its fault, or the session's key. `route` as `_direction` tells it."""
+def read_rest(state: Any, frame: Any, data: Any, packet: Any, direction: Any, route: Any) -> None:
+    """What depends on the direction: the fault or the session's key. `route` as `_direction` tells it."""
     source, destination, nat_ip, backend = route
-    network = packet["network_header"]
-    transport = packet["transport_header"]
-    payload = np.int64(packet["bytes"]) - (transport - network)
-    captured = np.int64(frame["captured"]) - (transport - frame["offset"])
-    fragment = load16(data, network + FRAGMENT) & (MORE_FRAGMENTS | FRAGMENT_OFFSET)
-    protocol = np.int64(packet["protocol"])
-    if unlikely(fragment != 0 or (protocol != PROTOCOL_TCP and protocol != PROTOCOL_UDP)):
-        fault = _read_special(state, data, packet, direction, route, (fragment, payload, captured))
+    if unlikely(packet["kind"] == UNREAD):
+        packet["kind"] = PLAIN
+        fault = _read_special(state, data, packet, direction, route, _sizes(frame, packet))
         packet["fault"] = fault
-        if fault != _FORWARDED or packet["kind"] != FIRST_FRAGMENT:
-            return
-    else:
-        fault = transport_fault(data, protocol, transport, payload, captured)
-        packet["fault"] = fault
-        if unlikely(fault != _FORWARDED):
-            return
-    source_port = load16(data, transport + SOURCE_PORT)
-    destination_port = load16(data, transport + DESTINATION_PORT)
-    if protocol == PROTOCOL_TCP:
-        packet["tcp_flags"] = data[transport + TCP_FLAGS]
-    set_key(state, packet, direction, (source, source_port, destination, destination_port), nat_ip, backend)
+        if fault == _FORWARDED and packet["kind"] == FIRST_FRAGMENT:
+            transport = packet["transport_header"]
+            ports = (load16(data, transport + SOURCE_PORT), load16(data, transport + DESTINATION_PORT))
+            if packet["protocol"] == PROTOCOL_TCP:
+                packet["tcp_flags"] = data[transport + TCP_FLAGS]
+            set_key(state, packet, direction, (source, ports[0], destination, ports[1]), nat_ip, backend)
+    elif packet["fault"] == _FORWARDED:
+        flow = packet["flow"]
+        if direction == TO_CONSUMER:
+            _find_port(state, packet, nat_ip, backend)
+        elif direction == CAPTURED_REPLY:  # under the same tag
+            packet["flow"] = turned(flow, destination)
+
+
+@inlined
+def turned(flow: Any, destination: Any) -> Any:
+    """The flow of which a packet is the reply; `flow` is what its own would be as a request to `destination`."""
+    return (destination << 32) | ((flow & 0xFFFF) << 16) | ((flow >> 16) & 0xFFFF)
 
 
 @inlined
@@ -158,10 +131,21 @@ def set_key(state: Any, packet: Any, direction: Any, tuple_: Any, nat_ip: Any, b
     if direction == TO_CONSUMER:
         packet["flow"] = (source << 32) | (source_port << 16) | destination_port
         _find_port(state, packet, nat_ip, backend)
-    elif direction == CAPTURED_REPLY:
-        set_flow(state, packet, destination, destination_port, source_port)
+        return
+    sender, receiver = (source << 16) | source_port, (destination << 16) | destination_port
+    if direction == CAPTURED_REPLY:
+        packet["flow"] = (receiver << 16) | source_port
     else:
-        set_flow(state, packet, source, source_port, destination_port)
+        packet["flow"] = (sender << 16) | destination_port
+    packet["tag"] = flow_tag(state.clock[0]["key"], sender, receiver, np.int64(packet["protocol"]))
+
+
+@inlined
+def _sizes(frame: Any, packet: Any) -> Any:
+    """(payload after the IPv4 header, what of it was captured)."""
+    transport = packet["transport_header"]
+    payload = np.int64(packet["bytes"]) - (transport - packet["network_header"])
+    return payload, np.int64(frame["captured"]) - (transport - frame["offset"])
 
 
 @kernel
@@ -188,7 +172,8 @@ def _error_to_nat_ip(state: Any, data: Any, packet: Any, target: Any, sizes: Any
 @kernel
 def _read_special(state: Any, data: Any, packet: Any, direction: Any, route: Any, sizes: Any) -> Any:
     """The fault of a fragment or of ICMP; sets the packet's kind, and the session's key of ICMP."""
-    fragment, payload, captured = sizes
+    payload, captured = sizes
+    fragment = load16(data, packet["network_header"] + FRAGMENT) & (MORE_FRAGMENTS | FRAGMENT_OFFSET)
     protocol = np.int64(packet["protocol"])
     service = state.services[packet["service"]]
     if protocol != PROTOCOL_TCP and protocol != PROTOCOL_UDP:
@@ -268,15 +253,6 @@ def _read_icmp(state: Any, data: Any, packet: Any, direction: Any, route: Any, s
 
 
 @inlined
-def total_length(data: Any, network: Any, frame: Any) -> Any:
-    """The IPv4 total length; zero (segmentation offload) counts as the frame's."""
-    total = load16(data, network + TOTAL_LENGTH)
-    if unlikely(total == 0):
-        total = np.int64(frame["original"]) - (network - frame["offset"])
-    return total
-
-
-@inlined
 def _direction(state: Any, point: Any, source: Any, destination: Any, packet: Any) -> Any:
     """Which way a packet that enters at `point` travels, and from the provider the NAT IP's and the backend's place.
 
@@ -309,20 +285,6 @@ def _direction(state: Any, point: Any, source: Any, destination: Any, packet: An
 
 
 @inlined
-def transport_fault(data: Any, protocol: Any, transport: Any, payload: Any, captured: Any) -> Any:
-    """What is wrong with a TCP or UDP header that is not fragmented."""
-    if protocol == PROTOCOL_TCP:
-        if unlikely(payload < TCP_LENGTH or captured < TCP_LENGTH):
-            return _MALFORMED
-        length = (np.int64(data[transport + TCP_DATA_OFFSET]) >> 4) << 2
-        return _MALFORMED if unlikely(length < TCP_LENGTH or length > payload) else _FORWARDED
-    if unlikely(payload < UDP_LENGTH or captured < UDP_LENGTH):
-        return _MALFORMED
-    length = load16(data, transport + UDP_TOTAL)
-    return _MALFORMED if unlikely(length < UDP_LENGTH or length > payload) else _FORWARDED
-
-
-@inlined
 def _find_port(state: Any, packet: Any, nat_ip: Any, backend: Any) -> None:
     """The pool that a reply from the provider names, from (NAT IP, protocol, backend); ask for who has the port."""
     service = state.services[packet["service"]]
@@ -349,20 +311,10 @@ def pool_number(service: Any, nat_ip: Any, slot: Any, backend: Any) -> Any:
 
 
 @inlined
-def set_flow(state: Any, packet: Any, consumer: Any, consumer_port: Any, port: Any) -> None:
-    """The session's key as its consumer sees it, and the first cell where to look for it."""
-    flow = (consumer << 32) | (consumer_port << 16) | port
-    tag = flow_tag(flow, state.endpoints[packet["endpoint"]]["key"], np.int64(packet["protocol"]))
-    packet["flow"] = flow
-    packet["tag"] = tag
-    prefetch(state.cells, tag & (len(state.cells) - 1))
-
-
-@inlined
-def judge(state: Any, frame: Any, packet: Any, direction: Any) -> None:
+def judge(state: Any, frame: Any, data: Any, packet: Any, direction: Any) -> None:
     """Step 2: the time to live first, then what is wrong with the transport header."""
     least = 1 if direction == CAPTURED_REPLY else 2
-    if unlikely(packet["ttl"] < least) and state.services[packet["service"]]["decrement_ttl"]:
+    if unlikely(data[packet["network_header"] + TTL] < least) and state.services[packet["service"]]["decrement_ttl"]:
         packet["verdict"] = _TTL_EXPIRED
     else:
         packet["verdict"] = packet["fault"]

@@ -28,6 +28,18 @@ def start(state: Any, now: Any) -> None:
 
 
 @inlined
+def is_calm(clock: Any, frame: Any) -> Any:
+    """Whether the clock simply moves on to a frame's time, and nothing happens before it; as with most frames."""
+    time = frame["time_ns"]
+    return (
+        frame["flags"] & TIME_UNREPRESENTABLE == 0
+        and clock["now"] <= time <= LAST_TIME
+        and time < clock["next_due"]
+        and time < clock["stop"]
+    )
+
+
+@inlined
 def is_due(state: Any, now: Any) -> Any:
     """Whether something may have to happen before a packet at `now`."""
     clock = state.clock[0]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataplane.forwarding.classify import classify, read_transport
+from dataplane.forwarding.classify import classify, read_rest
 from dataplane.kernel import kernel, load16, load32
 from dataplane.nat.fragments import UNRESOLVED, Extent, FragmentQueue
 from dataplane.packets.batch import FIRST_TIME, LAST_TIME, TIME_UNREPRESENTABLE, WAITED, PacketBatch
@@ -57,7 +57,7 @@ def find_fragments(state: Any, frames: Any, data: Any, begin: Any, packet: Any, 
         if packet["direction"] == EITHER:
             nobody = np.int64(-1)
             route = (load32(data, network + SOURCE), load32(data, network + DESTINATION), nobody, nobody)
-            read_transport(state, frame, data, packet, np.int64(TO_SERVICE), route)
+            read_rest(state, frame, data, packet, np.int64(TO_SERVICE), route)
         if (packet["kind"] != FIRST_FRAGMENT and packet["kind"] != LATER_FRAGMENT) or packet["fault"] != _FORWARDED:
             continue
         if count == len(found):

@@ -11,12 +11,13 @@ import numpy as np
 
 from dataplane.bundle import as_table
 from dataplane.forwarding.balance import choose_backend, flow_hash
-from dataplane.forwarding.classify import classify
+from dataplane.forwarding.classify import classify, tell_way
 from dataplane.forwarding.clock import is_due, keep_time, time_of
-from dataplane.forwarding.pipeline import look_ahead, treat
+from dataplane.forwarding.parse import parse
+from dataplane.forwarding.pipeline import begin_packet, look_ahead, treat
 from dataplane.kernel import inlined, kernel
 from dataplane.nat.life import DONE, pass_time
-from dataplane.records import EITHER, FIRST_FRAGMENT, ICMP_ERROR, LATER_FRAGMENT, PLAIN, TO_CONSUMER
+from dataplane.records import EITHER, FIRST_FRAGMENT, ICMP_ERROR, LATER_FRAGMENT, PLAIN, TO_CONSUMER, UNTOLD
 from dataplane.verdict import Verdict
 
 _FORWARDED = int(Verdict.FORWARDED)
@@ -46,20 +47,23 @@ def take_turns(clock: Any, frames: Any, begin: Any, turns: Any) -> Any:
 def sort_out(state: Any, frames: Any, data: Any, owners: Any, packet: Any, span: Any) -> None:
     """Say which shard each frame of a span belongs to.
 
-    Only the topology of `state` counts. `packet` is a PACKET row for scratch: the shard classifies its packets again,
-    which is cheaper than to hand the rows over. `span` is (first, one after the last, shards).
+    Only the topology of `state` counts, where a pool's host is its shard. `packet` is a PACKET row for scratch: shards
+    parse their packets again, which is no dearer than to hand the rows over. `span` is (first, one after the last,
+    shards).
     """
     frames = as_table(frames)
     data = as_table(data)
     begin, end, shards = span
     for index in range(begin, end):
-        classify(state, frames[index], data, packet)
+        parse(frames[index], data, packet)
+        if packet["direction"] == UNTOLD:
+            tell_way(state, frames[index], data, packet)
         owners[index] = owner_of(state, packet, index, shards)
 
 
 @inlined
 def owner_of(state: Any, packet: Any, place: Any, shards: Any) -> Any:
-    """The shard of a packet: that of its backend's host. One that has no session may go anywhere."""
+    """The shard of a packet: that of its pool, and so its backend's. One that has no session may go anywhere."""
     kind = packet["kind"]
     if packet["direction"] == EITHER:
         return np.int64(ASK_ALL)
@@ -77,7 +81,7 @@ def owner_of(state: Any, packet: Any, place: Any, shards: Any) -> Any:
         hashed = flow_hash(packet["flow"], key, np.int64(packet["protocol"]), service["distribution"])
         backend = choose_backend(state, service, hashed)
         pool = np.int64(service["first_pool"]) + backend
-    return np.int64(state.pools[pool]["host"]) % shards
+    return np.int64(state.pools[pool]["host"])
 
 
 @kernel
@@ -111,13 +115,13 @@ def run_share(state: Any, job: Any, data: Any, begin: Any, scratch: Any, sides: 
     while index < len(frames):
         size = 0
         while size < len(packets) and index < len(frames):
-            if owners[index] == shard:
-                places[size] = index
-                classify(state, frames[index], data, packets[size])
-                size += 1
+            places[size] = index  # kept if it is the shard's; no branch, which nobody could foresee
+            size += 1 if owners[index] == shard else 0
             index += 1
         for k in range(size):
-            look_ahead(state, packets[k])
+            begin_packet(state, frames[places[k]], data, packets[k])
+        for k in range(size):
+            look_ahead(state, frames[places[k]], data, packets[k])
         for k in range(size):
             at = places[k]
             now = turns[at]["now"]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from dataplane.forwarding.admit import admit, note_new_session
-from dataplane.forwarding.classify import judge, read_transport
+from dataplane.forwarding.classify import judge, read_rest, tell_way
+from dataplane.forwarding.parse import parse, set_tag
 from dataplane.forwarding.translate import translate_special
 from dataplane.kernel import inlined, kernel, load32, unlikely
 from dataplane.nat.fragments import OVERLAP, UNRESOLVED
@@ -16,7 +17,7 @@ from dataplane.nat.life import DONE, DRAIN_LOG, GROW_SESSIONS, open_session, reo
 from dataplane.nat.ports import has_port, session_at
 from dataplane.nat.sessions import find, has_room
 from dataplane.nat.tcp import HANDSHAKE_REVIVES, is_first_packet
-from dataplane.packets.headers import DESTINATION, PROTOCOL, SOURCE
+from dataplane.packets.headers import DESTINATION, SOURCE
 from dataplane.records import (
     CAPTURED_REPLY,
     CLOSING,
@@ -29,6 +30,7 @@ from dataplane.records import (
     RESET,
     TO_CONSUMER,
     TO_SERVICE,
+    UNTOLD,
     UNUSED,
 )
 from dataplane.verdict import Verdict
@@ -50,6 +52,8 @@ def take_slow_path(state: Any, frame: Any, data: Any, packet: Any, slot: Any, mo
     """
     now, number = moment
     row = np.int64(-1)
+    if packet["direction"] == UNTOLD:
+        tell_way(state, frame, data, packet)
     if unlikely(packet["direction"] == EITHER):
         tell_direction(state, frame, data, packet, slot)
     direction = packet["direction"]
@@ -103,13 +107,13 @@ def tell_direction(state: Any, frame: Any, data: Any, packet: Any, slot: Any) ->
     route = (load32(data, network + SOURCE), load32(data, network + DESTINATION), nobody, nobody)
     addressed, sender = packet["endpoint"], packet["source_endpoint"]
     for direction in (CAPTURED_REPLY, TO_SERVICE):
+        parse(frame, data, packet)
+        set_tag(state, packet)
         packet["direction"] = direction
         packet["endpoint"] = sender if direction == CAPTURED_REPLY else addressed
         packet["source_endpoint"] = addressed if direction == CAPTURED_REPLY else sender
         packet["service"] = state.endpoints[packet["endpoint"]]["service"]
-        packet["protocol"] = data[network + PROTOCOL]
-        packet["kind"] = PLAIN
-        read_transport(state, frame, data, packet, np.int64(direction), route)
+        read_rest(state, frame, data, packet, np.int64(direction), route)
         if direction == CAPTURED_REPLY and packet["fault"] == _FORWARDED:
             if packet["kind"] == LATER_FRAGMENT:
                 at = slot if slot >= 0 else OVERLAP - slot
@@ -117,7 +121,7 @@ def tell_direction(state: Any, frame: Any, data: Any, packet: Any, slot: Any) ->
                     break
             elif _session_of_flow(state, packet) >= 0:
                 break
-    judge(state, frame, packet, np.int64(packet["direction"]))
+    judge(state, frame, data, packet, np.int64(packet["direction"]))
 
 
 @inlined

@@ -301,6 +301,7 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
 
     most = most_sessions(ports, rows)
     clock = np.zeros(1, CLOCK)
+    clock[0]["key"] = key64(seed, "sessions")
     clock[0]["next_due"] = FOREVER
     clock[0]["stop"] = -FOREVER  # the first packet stops, to set the clock
     clock[0]["free_row"] = -1

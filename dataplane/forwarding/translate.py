@@ -28,7 +28,7 @@ from dataplane.packets.headers import (
     TTL,
     UDP_CHECKSUM,
 )
-from dataplane.records import CAPTURED_REPLY, ICMP_ERROR, TO_CONSUMER, TO_SERVICE
+from dataplane.records import CAPTURED_REPLY, ICMP_ERROR, TO_CONSUMER, TO_SERVICE, TTL_COUNTS
 
 #: `~m + m'` of the word (TTL << 8 | protocol) when the TTL goes down, or up, by one.
 TTL_DOWN = 0xFEFF
@@ -74,11 +74,10 @@ def rewrite(data: Any, packet: Any, sender: Any, receiver: Any, header_delta: An
 
 
 @inlined
-def translate(state: Any, data: Any, packet: Any, row: Any) -> None:
+def translate(state: Any, data: Any, packet: Any, row: Any, direction: Any) -> None:
     """Rewrite a packet of a live session, and count it."""
     session = state.sessions[row]
     pool = state.pools[session["pool"]]
-    direction = packet["direction"]
     header_delta = np.int64(session["address_delta"])
     transport_delta = np.int64(session["transport_delta"])
     if direction == TO_CONSUMER:
@@ -88,16 +87,16 @@ def translate(state: Any, data: Any, packet: Any, row: Any) -> None:
     sender, receiver = _ends(session, pool, state.endpoints, direction)
     rewrite(data, packet, sender, receiver, header_delta, transport_delta)
     if unlikely(len(state.acks) > 0) and packet["tcp_flags"] & ACK:
-        _note_acknowledgement(state.services, state.acks, data, packet, row)
+        if state.services[pool["service"]]["idle_reset"]:
+            _note_acknowledgement(state.acks, data, packet, row, direction)
     count(session, state.session_ends[row], state.counters, packet, direction)
 
 
 @kernel
-def _note_acknowledgement(services: Any, acks: Any, data: Any, packet: Any, row: Any) -> None:
+def _note_acknowledgement(acks: Any, data: Any, packet: Any, row: Any, direction: Any) -> None:
     """Keep what the sender expects next, for a reset at an idle time-out."""
-    if services[packet["service"]]["idle_reset"]:
-        side = 0 if packet["direction"] == TO_SERVICE else 1
-        acks[row, side] = load32(data, packet["transport_header"] + TCP_ACKNOWLEDGEMENT)
+    side = 0 if direction == TO_SERVICE else 1
+    acks[row, side] = load32(data, packet["transport_header"] + TCP_ACKNOWLEDGEMENT)
 
 
 @kernel
@@ -138,5 +137,5 @@ def _ends(session: Any, pool: Any, endpoints: Any, direction: Any) -> Any:
 @inlined
 def _step_ttl(session: Any, data: Any, packet: Any, direction: Any) -> Any:
     """Move the time to live on; returns what that adds to the header's delta."""
-    decrement = np.int64(session["decrement_ttl"])
+    decrement = np.int64(session["marks"] & TTL_COUNTS)
     return step_ttl(data, packet["network_header"], decrement if direction == CAPTURED_REPLY else -decrement)

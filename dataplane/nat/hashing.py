@@ -11,6 +11,9 @@ import numpy as np
 
 from dataplane.kernel import inlined
 
+#: A session's end as one number: address << 16 | port.
+END = (1 << 48) - 1
+
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FACTOR_1 = np.uint64(0xBF58476D1CE4E5B9)
 _FACTOR_2 = np.uint64(0x94D049BB133111EB)
@@ -41,8 +44,12 @@ def scale(x: Any, n: Any) -> Any:
 
 
 @inlined
-def flow_tag(flow: Any, endpoint_key: Any, protocol: Any) -> Any:
-    """32 bits for the session table: cheaper than `mix`, as secret as the endpoint's key."""
-    x = (np.uint64(flow) ^ endpoint_key) * _FACTOR_1
-    x = ((x ^ (x >> _32)) + np.uint64(protocol)) * _FACTOR_2
-    return np.int64(x >> _32)
+def flow_tag(key: Any, one: Any, other: Any, protocol: Any) -> Any:
+    """32 bits for the session table, of two ends (address << 16 | port): the same for both directions.
+
+    Cheaper than `mix`, and as secret as the key.
+    """
+    x = (np.uint64(one) ^ key) * _FACTOR_1
+    y = (np.uint64(other) ^ key) * _FACTOR_1
+    z = ((x ^ (x >> _32)) + (y ^ (y >> _32)) + np.uint64(protocol)) * _FACTOR_2
+    return np.int64(z >> _32)

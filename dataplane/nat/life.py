@@ -15,6 +15,7 @@ from dataplane.nat.timers import FOREVER, arm, deadline, disarm, pop_due
 from dataplane.packets.checksum import fold_short, word_change, word_sum
 from dataplane.packets.headers import FIN, PROTOCOL_ICMP, PROTOCOL_UDP, RST
 from dataplane.records import (
+    BETWEEN_ENDPOINTS,
     BY_PACKET,
     BY_TIME,
     CLOSED,
@@ -26,6 +27,7 @@ from dataplane.records import (
     ICMP_QUERY,
     IDLE,
     RESET,
+    TTL_COUNTS,
     UDP_ACTIVE,
     UDP_UNREPLIED,
     WAS_RESET,
@@ -69,7 +71,8 @@ def open_session(state: Any, packet: Any, number: Any, now: Any, grant: Any) -> 
     session["address_delta"] = fold_short(addresses)
     session["transport_delta"] = fold_short(transport)
     session["timeouts"] = timeouts
-    session["decrement_ttl"] = state.services[service]["decrement_ttl"]
+    between = BETWEEN_ENDPOINTS if packet["source_endpoint"] >= 0 else 0
+    session["marks"] = (TTL_COUNTS if state.services[service]["decrement_ttl"] else 0) | between
     session["last_refresh"] = now
     session["packets_in"] = 0
     session["packets_out"] = 0

@@ -11,7 +11,7 @@ import numpy as np
 
 from dataplane.kernel import inlined, kernel, prefetch
 from dataplane.memory import physical, zeroed
-from dataplane.nat.hashing import flow_tag
+from dataplane.nat.hashing import END, flow_tag
 from dataplane.records import DUE, HELD, SESSION, SESSION_END, STATES, TIMER, UNUSED, State
 
 _32 = np.uint64(32)
@@ -34,6 +34,12 @@ def hint_of(cells: Any, tag: Any) -> Any:
         at = (at + 1) & mask
         cell = cells[at]
     return -1
+
+
+@inlined
+def prefetch_flow(cells: Any, tag: Any) -> None:
+    """Ask for the cell where the search for a tag begins."""
+    prefetch(cells, tag & (len(cells) - 1))
 
 
 @inlined
@@ -115,13 +121,15 @@ def reindex(old: Any, new: Any) -> None:
 def tag_of(state: Any, row: Any) -> Any:
     """The tag under which a session lies in the index."""
     session = state.sessions[row]
-    return flow_tag(session["flow"], state.endpoints[session["endpoint"]]["key"], session["protocol"])
+    flow = session["flow"]
+    endpoint = (np.int64(state.endpoints[session["endpoint"]]["address"]) << 16) | (flow & 0xFFFF)
+    return flow_tag(state.clock[0]["key"], (flow >> 16) & END, endpoint, session["protocol"])
 
 
 @inlined
 def prefetch_end(state: Any, row: Any) -> None:
     """Ask for what the end of a session writes to: its cell in the index, and its port's bit."""
-    prefetch(state.cells, tag_of(state, row) & (len(state.cells) - 1))
+    prefetch_flow(state.cells, tag_of(state, row))
     pool = state.pools[state.sessions[row]["pool"]]
     offset = np.int64(state.sessions[row]["nat_port"]) - np.int64(pool["first_port"])
     prefetch(state.used_ports, (pool["ports"] + offset) >> 6)

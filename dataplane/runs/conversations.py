@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataplane.forwarding.classify import total_length, transport_fault
+from dataplane.forwarding.parse import total_length, transport_fault
 from dataplane.kernel import inlined, kernel, load16, load32, prefetch
 from dataplane.nat.hashing import mix
 from dataplane.packets.batch import PacketBatch
@@ -35,6 +35,7 @@ from dataplane.packets.headers import (
     SYN,
     TCP_FLAGS,
     TCP_LENGTH,
+    TOTAL_LENGTH,
     UDP_LENGTH,
     link_header,
 )
@@ -167,7 +168,7 @@ def _find(table: Any, low: Any, high: Any, hashed: Any) -> Any:
 
 @inlined
 def _read(frame: Any, data: Any, prefixes: Any, found: Any) -> None:
-    """Fill `found` if the frame is part of a conversation; the checks are those of `forwarding/classify.py`."""
+    """Fill `found` if the frame is part of a conversation; the checks are those of `forwarding/parse.py`."""
     start = frame["offset"]
     captured = np.int64(frame["captured"])
     link_type = np.int64(frame["link_type"])
@@ -178,10 +179,9 @@ def _read(frame: Any, data: Any, prefixes: Any, found: Any) -> None:
     captured -= length
     first = np.int64(data[network])
     header = (first & 15) << 2
-    total = total_length(data, network, frame)
-    if first >> 4 != 4 or header < IPV4_LENGTH or header > captured or total < header:
-        return
-    if total > np.int64(frame["original"]) - length:
+    original = np.int64(frame["original"]) - length
+    total = total_length(load16(data, network + TOTAL_LENGTH), original)
+    if first >> 4 != 4 or header < IPV4_LENGTH or header > captured or total < header or total > original:
         return
     source = load32(data, network + SOURCE)
     destination = load32(data, network + DESTINATION)

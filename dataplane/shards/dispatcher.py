@@ -42,8 +42,8 @@ class Dispatcher:
         front = build_state(settings.topology, settings.seed, logging=False, rows=1)
         pools = front.pools.copy()
         pools["capacity"] = 0
+        pools["host"] %= crew.size
         self.front = front.replace(pools=pools)
-        self._owners_of_pools = front.pools["host"] % crew.size
         self._topology, self._seed = settings.topology, settings.seed
         self._events = events_of(settings.topology)
         self._clock = front.clock
@@ -181,7 +181,7 @@ class Dispatcher:
     @property
     def state(self) -> State:
         """All that is counted, as one state; a copy, of which sessions and ports are nobody's."""
-        return merged(self.front, self._owners_of_pools, self._crew.each("figures"))
+        return merged(self.front, self._crew.each("figures"))
 
     def take_ended(self) -> NDArray[Any]:
         """Rows of ENDED since the last call, in order of their end."""

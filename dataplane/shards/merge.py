@@ -11,12 +11,13 @@ from dataplane.records import State
 from dataplane.shards.shard import Figures
 
 
-def merged(front: State, owners: NDArray[np.int64], figures: list[Figures]) -> State:
+def merged(front: State, figures: list[Figures]) -> State:
     """The counters of all shards in a copy of `front`, whose clock is that of all.
 
-    `owners` says for every pool which shard has it. All arithmetic is in integers, so the order of shards never shows.
+    There, a pool's host is the shard that has it. All arithmetic is in integers, so the order of shards never shows.
     """
     pools = front.pools.copy()
+    owners = front.pools["host"]
     for shard, part in enumerate(figures):
         pools[owners == shard] = part.pools[owners == shard]
     totals = front.totals.copy()

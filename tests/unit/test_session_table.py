@@ -70,7 +70,11 @@ Key = tuple[int, int, int]
 
 def tag_for(state: State, key: Key) -> np.int64:
     flow, endpoint, protocol = key
-    return flow_tag(np.int64(flow), state.endpoints[endpoint]["key"], np.int64(protocol))
+    consumer, port = (flow >> 16) & (1 << 48) - 1, flow & 0xFFFF
+    provider = int(state.endpoints[endpoint]["address"]) << 16 | port
+    tag = flow_tag(state.clock[0]["key"], np.int64(consumer), np.int64(provider), np.int64(protocol))
+    assert tag == flow_tag(state.clock[0]["key"], np.int64(provider), np.int64(consumer), np.int64(protocol))
+    return tag
 
 
 def found(state: State, key: Key) -> int:
