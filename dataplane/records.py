@@ -264,6 +264,9 @@ assert ENDPOINT_COUNTER.itemsize == 64
 #: A network's point: who is seen there.
 POINT = np.dtype(
     [
+        # Of the sessions' tags: one for networks that are peered, directly or through others, since they may see the
+        # same session; another elsewhere, since tenants may have the same addresses.
+        ("key", np.uint64),
         ("kinds", np.int64),  # bit 0: endpoints are visible here, bit 1: NAT IPs live here
         ("lowest", np.int64),  # of the endpoints' addresses: most sources lie outside, and are not looked up
         ("highest", np.int64),
@@ -288,7 +291,6 @@ ADDRESS = np.dtype([("key", np.int64), ("value", np.int64)])
 
 CLOCK = np.dtype(
     [
-        ("key", np.uint64),  # of the sessions' tags
         ("now", np.int64),
         ("started", np.int64),  # 1 once a packet was received
         ("origin", np.int64),  # the first packet's time

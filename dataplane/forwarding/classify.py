@@ -69,7 +69,7 @@ def classify(state: Any, frame: Any, data: Any, packet: Any) -> None:
     """Fill the PACKET row of one frame, but for its session."""
     parse(frame, data, packet)
     if packet["direction"] == UNTOLD:
-        set_tag(state, packet)
+        set_tag(state, frame, packet)
         tell_way(state, frame, data, packet)
 
 
@@ -137,7 +137,8 @@ def set_key(state: Any, packet: Any, direction: Any, tuple_: Any, nat_ip: Any, b
         packet["flow"] = (receiver << 16) | source_port
     else:
         packet["flow"] = (sender << 16) | destination_port
-    packet["tag"] = flow_tag(state.clock[0]["key"], sender, receiver, np.int64(packet["protocol"]))
+    key = state.points[state.endpoints[packet["endpoint"]]["point"]]["key"]
+    packet["tag"] = flow_tag(key, sender, receiver, np.int64(packet["protocol"]))
 
 
 @inlined

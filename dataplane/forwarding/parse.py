@@ -148,9 +148,10 @@ def _udp_fault(data: Any, transport: Any, payload: Any, captured: Any) -> Any:
 
 
 @inlined
-def set_tag(state: Any, packet: Any) -> None:
+def set_tag(state: Any, frame: Any, packet: Any) -> None:
     """Under which tag the session of a PLAIN packet lies, whichever of the two sent it."""
+    key = state.points[np.int64(frame["point"])]["key"]
     flow = packet["flow"]
     sender = (flow >> 16) & END
     receiver = (np.int64(packet["destination"]) << 16) | (flow & 0xFFFF)
-    packet["tag"] = flow_tag(state.clock[0]["key"], sender, receiver, np.int64(packet["protocol"]))
+    packet["tag"] = flow_tag(key, sender, receiver, np.int64(packet["protocol"]))

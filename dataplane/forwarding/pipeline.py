@@ -86,12 +86,12 @@ def begin_packet(state: Any, frame: Any, data: Any, packet: Any) -> None:
     if parse(frame, data, packet):
         kinds = state.points[np.int64(frame["point"])]["kinds"]
         if kinds & POINT_HAS_ENDPOINTS:
-            set_tag(state, packet)
+            set_tag(state, frame, packet)
             prefetch_flow(state.cells, np.int64(packet["tag"]))
         if kinds & POINT_HAS_NAT_IPS == 0:
             return
     elif packet["direction"] == UNTOLD:
-        set_tag(state, packet)
+        set_tag(state, frame, packet)
     else:
         return
     tell_way(state, frame, data, packet)

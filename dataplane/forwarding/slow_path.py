@@ -108,7 +108,7 @@ def tell_direction(state: Any, frame: Any, data: Any, packet: Any, slot: Any) ->
     addressed, sender = packet["endpoint"], packet["source_endpoint"]
     for direction in (CAPTURED_REPLY, TO_SERVICE):
         parse(frame, data, packet)
-        set_tag(state, packet)
+        set_tag(state, frame, packet)
         packet["direction"] = direction
         packet["endpoint"] = sender if direction == CAPTURED_REPLY else addressed
         packet["source_endpoint"] = addressed if direction == CAPTURED_REPLY else sender

@@ -134,6 +134,17 @@ def _prefixes(topology: Topology, points: dict[str, int]) -> NDArray[Any]:
     return np.array(rows, PREFIX)
 
 
+def _first_of_peered(topology: Topology) -> dict[str, str]:
+    """For every network's name the first in order of those that it is peered with, directly or through others."""
+    firsts = {network.name: network.name for network in topology.virtual_networks}
+    for network in topology.virtual_networks:
+        for peer in network.peered_with:
+            kept, lost = sorted((firsts[network.name], firsts[peer]))
+            if kept != lost:
+                firsts = {name: kept if first == lost else first for name, first in firsts.items()}
+    return firsts
+
+
 def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 4096) -> State:
     """All arrays for a topology, at the beginning of time.
 
@@ -145,6 +156,8 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
     addresses: list[tuple[int, ...]] = []
     point_table = np.zeros(max(1, len(points)), POINT)
     point_table["lowest"] = 1 << 32
+    for name, first in _first_of_peered(topology).items():
+        point_table[points[name]]["key"] = key64(seed, "sessions", first)
 
     endpoints = np.zeros(len(topology.private_endpoints), ENDPOINT)
     link_ids = topology.link_ids()
@@ -301,7 +314,6 @@ def build_state(topology: Topology, seed: int, *, logging: bool, rows: int = 409
 
     most = most_sessions(ports, rows)
     clock = np.zeros(1, CLOCK)
-    clock[0]["key"] = key64(seed, "sessions")
     clock[0]["next_due"] = FOREVER
     clock[0]["stop"] = -FOREVER  # the first packet stops, to set the clock
     clock[0]["free_row"] = -1

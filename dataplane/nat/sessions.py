@@ -122,8 +122,9 @@ def tag_of(state: Any, row: Any) -> Any:
     """The tag under which a session lies in the index."""
     session = state.sessions[row]
     flow = session["flow"]
-    endpoint = (np.int64(state.endpoints[session["endpoint"]]["address"]) << 16) | (flow & 0xFFFF)
-    return flow_tag(state.clock[0]["key"], (flow >> 16) & END, endpoint, session["protocol"])
+    endpoint = state.endpoints[session["endpoint"]]
+    end = (np.int64(endpoint["address"]) << 16) | (flow & 0xFFFF)
+    return flow_tag(state.points[endpoint["point"]]["key"], (flow >> 16) & END, end, session["protocol"])
 
 
 @inlined

@@ -85,10 +85,23 @@ def test_tenants_with_the_same_addresses_have_sessions_of_their_own(workers: int
     assert [session for _, _, session in found] == [1, 2] * 5
 
 
+def test_networks_that_are_peered_look_for_sessions_under_the_same_tags_and_no_others() -> None:
+    document = network(tenants=4).model_dump(mode="json")
+    for number, peer in ((0, "hub"), (3, "hub"), (1, "provider")):
+        document["virtual_networks"][number] |= {"peered_with": [peer], "address_space": [f"10.{10 + number}.0.0/16"]}
+        document["private_endpoints"][number]["ip"] = f"10.{10 + number}.0.100"
+    document["virtual_networks"].append({"name": "hub", "address_space": ["10.20.0.0/16"]})
+    keys = build_state(Topology.model_validate(document), 0, logging=False).points["key"].tolist()
+    tenants, provider, hub = keys[:4], keys[4], keys[5]
+    assert tenants[0] == tenants[3] == hub
+    assert tenants[1] == provider
+    assert len({tenants[0], tenants[1], tenants[2]}) == 3
+
+
 def test_two_flows_under_one_tag() -> None:
     """32 bits of hash: some of a hundred thousand flows share theirs."""
     topology = network()
-    key = build_state(topology, 0, logging=False).clock[0]["key"]
+    key = build_state(topology, 0, logging=False).points[0]["key"]
     provider = np.int64(int(ENDPOINT) << 16 | 53)
     seen: dict[int, int] = {}
     pairs = []

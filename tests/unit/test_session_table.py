@@ -72,8 +72,9 @@ def tag_for(state: State, key: Key) -> np.int64:
     flow, endpoint, protocol = key
     consumer, port = (flow >> 16) & (1 << 48) - 1, flow & 0xFFFF
     provider = int(state.endpoints[endpoint]["address"]) << 16 | port
-    tag = flow_tag(state.clock[0]["key"], np.int64(consumer), np.int64(provider), np.int64(protocol))
-    assert tag == flow_tag(state.clock[0]["key"], np.int64(provider), np.int64(consumer), np.int64(protocol))
+    secret = state.points[state.endpoints[endpoint]["point"]]["key"]
+    tag = flow_tag(secret, np.int64(consumer), np.int64(provider), np.int64(protocol))
+    assert tag == flow_tag(secret, np.int64(provider), np.int64(consumer), np.int64(protocol))
     return tag
 
 
