@@ -21,6 +21,7 @@ _27 = np.uint64(27)
 _30 = np.uint64(30)
 _31 = np.uint64(31)
 _32 = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
 
 
 def key64(seed: int, *parts: str) -> np.uint64:
@@ -47,9 +48,15 @@ def scale(x: Any, n: Any) -> Any:
 def flow_tag(key: Any, one: Any, other: Any, protocol: Any) -> Any:
     """32 bits for the session table, of two ends (address << 16 | port): the same for both directions.
 
-    Cheaper than `mix`, and as secret as the key.
+    Each end is mixed to its end before the two are added: else what one adds, the other could take away, as where
+    clients' addresses go up and endpoints' go down.
     """
-    x = (np.uint64(one) ^ key) * _FACTOR_1
-    y = (np.uint64(other) ^ key) * _FACTOR_1
-    z = ((x ^ (x >> _32)) + (y ^ (y >> _32)) + np.uint64(protocol)) * _FACTOR_2
-    return np.int64(z >> _32)
+    return np.int64((_mix_end(key, one) + _mix_end(key, other) + np.uint64(protocol)) & _LOW)
+
+
+@inlined
+def _mix_end(key: Any, end: Any) -> Any:
+    """64 bits for one end; cheaper than `mix`, and as secret as the key."""
+    x = (np.uint64(end) ^ key) * _FACTOR_1
+    x = (x ^ (x >> _32)) * _FACTOR_2
+    return x ^ (x >> _32)
