@@ -101,7 +101,7 @@ SESSION = np.dtype(
         ("last_refresh", np.int64),
         ("bytes_in", np.int64),
         ("bytes_out", np.int64),
-        ("packets_in", np.uint32),  # the low 32 bits; SESSION_END keeps the rest
+        ("packets_in", np.uint32),  # the low 32 bits; SESSION_END has 16 more
         ("packets_out", np.uint32),
         ("endpoint", np.int32),
         ("pool", np.int32),
@@ -126,8 +126,9 @@ SESSION_END = np.dtype(
         ("id", np.int64),
         ("first_packet", np.int64),
         ("last_packet", np.int64),  # only where it is later than last_refresh
-        ("packets_in_high", np.uint32),
-        ("packets_out_high", np.uint32),
+        ("tag", np.uint32),  # under which it lies in the index
+        ("packets_in_high", np.uint16),
+        ("packets_out_high", np.uint16),
     ],
     align=True,
 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dataplane.kernel import inlined, load16, load32, unlikely
-from dataplane.nat.hashing import END, flow_tag
+from dataplane.nat.hashing import flow_tag
 from dataplane.packets.headers import (
     DESTINATION,
     FRAGMENT,
@@ -38,6 +38,8 @@ _FORWARDED = int(Verdict.FORWARDED)
 _BYPASSED = int(Verdict.BYPASSED)
 _MALFORMED = int(Verdict.MALFORMED)
 
+#: The bits of an address and a port.
+_END = (1 << 48) - 1
 #: The first octet of an IPv4 header: version 4, and five to fifteen words of 32 bits.
 _FIRST_LEAST, _FIRST_MOST = 0x45, 0x4F
 
@@ -152,6 +154,6 @@ def set_tag(state: Any, frame: Any, packet: Any) -> None:
     """Under which tag the session of a PLAIN packet lies, whichever of the two sent it."""
     key = state.points[np.int64(frame["point"])]["key"]
     flow = packet["flow"]
-    sender = (flow >> 16) & END
+    sender = (flow >> 16) & _END
     receiver = (np.int64(packet["destination"]) << 16) | (flow & 0xFFFF)
     packet["tag"] = flow_tag(key, sender, receiver, np.int64(packet["protocol"]))

@@ -11,9 +11,6 @@ import numpy as np
 
 from dataplane.kernel import inlined
 
-#: A session's end as one number: address << 16 | port.
-END = (1 << 48) - 1
-
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FACTOR_1 = np.uint64(0xBF58476D1CE4E5B9)
 _FACTOR_2 = np.uint64(0x94D049BB133111EB)

@@ -9,7 +9,7 @@ import numpy as np
 
 from dataplane.kernel import inlined, kernel
 from dataplane.nat.ports import cap_index, give_port, note_use, take_port
-from dataplane.nat.sessions import give_row, insert, remove, tag_of, take_row, timeout_in
+from dataplane.nat.sessions import give_row, insert, remove, take_row, timeout_in
 from dataplane.nat.tcp import CLOSING_REFRESHES, closed_after, is_first_packet, seen_after, seen_in, state_after
 from dataplane.nat.timers import FOREVER, arm, deadline, disarm, pop_due
 from dataplane.packets.checksum import fold_short, word_change, word_sum
@@ -82,6 +82,7 @@ def open_session(state: Any, packet: Any, number: Any, now: Any, grant: Any) -> 
     end["id"] = number
     end["first_packet"] = now
     end["last_packet"] = now
+    end["tag"] = packet["tag"]
     end["packets_in_high"] = 0
     end["packets_out_high"] = 0
 
@@ -194,7 +195,7 @@ def end_session(state: Any, row: Any, how: Any, moment: Any, cause: Any) -> None
     session = state.sessions[row]
     pool_number = np.int64(session["pool"])
     pool = state.pools[pool_number]
-    remove(state.cells, tag_of(state, row), row)
+    remove(state.cells, np.int64(state.session_ends[row]["tag"]), row)
     state.host_sessions[pool["host"]] -= 1
     state.counters[session["endpoint"]]["sessions_active"] -= 1
     state.ended[how] += 1

@@ -11,7 +11,6 @@ import numpy as np
 
 from dataplane.kernel import inlined, kernel, prefetch
 from dataplane.memory import physical, zeroed
-from dataplane.nat.hashing import END, flow_tag
 from dataplane.records import DUE, HELD, SESSION, SESSION_END, STATES, TIMER, UNUSED, State
 
 _32 = np.uint64(32)
@@ -117,20 +116,10 @@ def reindex(old: Any, new: Any) -> None:
             insert(new, np.int64(old[at] >> _32), np.int64(old[at] & _LOW) - 1)
 
 
-@kernel
-def tag_of(state: Any, row: Any) -> Any:
-    """The tag under which a session lies in the index."""
-    session = state.sessions[row]
-    flow = session["flow"]
-    endpoint = state.endpoints[session["endpoint"]]
-    end = (np.int64(endpoint["address"]) << 16) | (flow & 0xFFFF)
-    return flow_tag(state.points[endpoint["point"]]["key"], (flow >> 16) & END, end, session["protocol"])
-
-
 @inlined
 def prefetch_end(state: Any, row: Any) -> None:
     """Ask for what the end of a session writes to: its cell in the index, and its port's bit."""
-    prefetch_flow(state.cells, tag_of(state, row))
+    prefetch_flow(state.cells, np.int64(state.session_ends[row]["tag"]))
     pool = state.pools[state.sessions[row]["pool"]]
     offset = np.int64(state.sessions[row]["nat_port"]) - np.int64(pool["first_port"])
     prefetch(state.used_ports, (pool["ports"] + offset) >> 6)

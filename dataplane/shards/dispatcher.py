@@ -38,8 +38,8 @@ class Dispatcher:
     def __init__(self, settings: Settings, crew: Crew) -> None:
         self._crew = crew
         crew.start(settings)
-        # A state of which only the topology counts, and where a pool's host is its shard. Nothing is asked of the memory
-        # of its sessions and ports.
+        # A state of which only the topology counts, and where a pool's host is its shard. Nothing is asked of the
+        # memory of its sessions and ports.
         front = build_state(settings.topology, settings.seed, logging=False, rows=1)
         pools = front.pools.copy()
         pools["capacity"] = 0
