@@ -88,8 +88,8 @@ def begin_packet(state: Any, frame: Any, data: Any, packet: Any) -> None:
         if kinds & POINT_HAS_ENDPOINTS:
             set_tag(state, frame, packet)
             prefetch_flow(state.cells, np.int64(packet["tag"]))
-        if kinds & POINT_HAS_NAT_IPS == 0:
-            return
+            if kinds & POINT_HAS_NAT_IPS == 0:
+                return
     elif packet["direction"] == UNTOLD:
         set_tag(state, frame, packet)
     else:
