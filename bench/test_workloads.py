@@ -25,10 +25,11 @@ def _assert_valid(batch):
         workloads.udp(500, 1, size=590, seed=3),
         workloads.imix(1000, 10),
         workloads.new_sessions(1000, 100, 10**9),
+        workloads.new_sessions_at_random(1000, 100, 10**9),
         workloads.both_directions(1001, 50),
         workloads.some_new(1000, 100, 90, 10**9),
     ],
-    ids=["udp", "udp-590", "imix", "new-sessions", "both-directions", "some-new"],
+    ids=["udp", "udp-590", "imix", "new-sessions", "new-sessions-at-random", "both-directions", "some-new"],
 )
 def test_every_packet_is_valid_and_forwarded(batch):
     _assert_valid(batch)
@@ -62,6 +63,13 @@ def test_new_sessions_end_as_fast_as_they_begin():
     simulator.feed(workloads.new_sessions(1000, live=100, timeout_ns=10**9))
     assert simulator.summary()["sessions"]["active"] == 100
     assert simulator.summary()["sessions"]["created"] == 1000
+
+
+def test_at_random_about_as_many_sessions_are_live():
+    simulator = Simulator(workloads.topology(udp_timeout="1s"))
+    simulator.feed(workloads.new_sessions_at_random(10_000, live=1000, timeout_ns=10**9))
+    assert simulator.summary()["sessions"]["active"] == pytest.approx(1000, rel=0.2)
+    assert simulator.summary()["sessions"]["created"] == 10_000
 
 
 @pytest.mark.parametrize("hits", [100, 90, 50])

@@ -112,6 +112,14 @@ def new_sessions(packets: int, live: int, timeout_ns: int, size: int = 64, first
     return _requests(flows, np.full(packets, size), gap_ns=timeout_ns // live)
 
 
+def new_sessions_at_random(packets: int, live: int, timeout_ns: int, seed: int = 1) -> PacketBatch:
+    """The same, but the gaps are exponential: about `live` are open, and how many end between two packets varies."""
+    batch = new_sessions(packets, live, timeout_ns)
+    gaps = np.random.default_rng(seed).exponential(timeout_ns / live, packets)
+    batch.frames["time_ns"] = START_NS + np.cumsum(gaps).astype(np.int64)
+    return batch
+
+
 def some_new(packets: int, live: int, hits: int, timeout_ns: int, size: int = 64, seed: int = 1) -> PacketBatch:
     """Of 100 packets `hits` at random belong to sessions that stay open, each of the others opens one that ends again.
 

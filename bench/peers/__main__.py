@@ -21,6 +21,12 @@ CONTESTANTS: tuple[tuple[str, Maker], ...] = (
     ("dpkt", libraries.dpkt),
     ("scapy", libraries.scapy),
 )
+FILES: tuple[tuple[str, Maker], ...] = (
+    ("cp", files.copy),
+    ("dataplane replay", files.replay),
+    ("dataplane replay, all points", files.replay_of_all_points),
+    ("tcprewrite", files.tcprewrite),
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
         help="only the engine and its limit, for several numbers of sessions "
         f"(default: {', '.join(f'{count:,}' for count in limit.SESSIONS)})",
     )
+    options.add_argument("--files", action="store_true", help="only what goes from file to file, by what cp takes")
     options.add_argument("-o", "--output", type=Path, metavar="FILE", help="a drawing, .svg or .png")
     options.add_argument("--json", type=Path, metavar="FILE")
     return options
@@ -59,6 +66,8 @@ def main(words: Sequence[str] | None = None) -> int:
         options.error(f"{asked.packets} packets cannot visit {asked.sessions} sessions; raise --packets")
     if asked.limit and min(asked.limit) < 1:
         options.error("--limit takes numbers of sessions, at least 1")
+    if asked.files and asked.limit is not None:
+        options.error("--files and --limit are two different tables; ask for one")
     try:
         if asked.output:
             report.need_drawing(asked.output)
@@ -79,7 +88,7 @@ def main(words: Sequence[str] | None = None) -> int:
         else:
             title = f"{asked.packets:,} UDP packets of {asked.size} bytes, {asked.sessions:,} sessions"
             arena = Arena(folder, asked.packets, asked.sessions, asked.size)
-            rows = hold(CONTESTANTS, arena, asked.rounds, tell)
+            rows = hold(FILES if asked.files else CONTESTANTS, arena, asked.rounds, tell)
             table = report.table(rows)
     print("\n".join(f"{key}: {value}" for key, value in machine.items()))
     print(f"\n{title}; best and median of {asked.rounds} rounds, in turn\n\n{table}")

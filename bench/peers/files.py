@@ -11,32 +11,46 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.peers.contest import CLIENT_PORTS, Arena, Contestant, MissingError, check, sample
+from bench.peers.contest import CLIENT_PORTS, Arena, Contestant, MissingError, check
 from bench.workloads import BACKEND_PORT, ENDPOINT, FRONTEND_PORT, NETWORKS, PROVIDER
-from dataplane.capture import read_capture
+from dataplane.capture import open_capture
 from dataplane.topology import dump_topology
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def replay(arena: Arena, opened: ExitStack) -> Contestant:
-    """`dataplane replay`, and the same with a capture of one packet, which is what starting takes."""
+    """`dataplane replay` with one point out, and with a capture of one packet, which is what starting takes."""
+    note = "file to file, a process; stateful; opens the sessions itself"
+    return _replay(arena, "dataplane replay", note, lambda output: ["--pcap", f"{NETWORKS[PROVIDER]}={output}"])
+
+
+def replay_of_all_points(arena: Arena, opened: ExitStack) -> Contestant:
+    """`dataplane replay -o`: every packet where it came in, on the backbone, where it was delivered; and the rest."""
+    note = "the same with a run's folder: pcapng of all points, digest of the input, sessions, metrics"
+    options = ["-o", str(arena.folder / "run")]
+    return _replay(arena, "dataplane replay, all points", note, lambda output: options, copies=3)
+
+
+def _replay(
+    arena: Arena, name: str, note: str, options: Callable[[Path], Sequence[str]], copies: int = 1
+) -> Contestant:
+    """`dataplane replay`, which writes every packet so many times."""
     topology = arena.folder / "topology.yaml"
     topology.write_text(dump_topology(arena.topology))
 
     def command(capture: Path, output: Path) -> list[str]:
         words = [sys.executable, "-m", "dataplane", "replay", str(capture), "-t", str(topology)]
-        return [*words, "--pcap", f"{NETWORKS[PROVIDER]}={output}", "--quiet", "--json"]
+        return [*words, *options(output), "--quiet", "--json"]
 
     def forwarded(said: bytes, count: int) -> None:
         packets = json.loads(said)["forwarded"]["packets"]
         if packets != count:
             raise RuntimeError(f"dataplane replay forwarded {packets:,} of {count:,} packets")
 
-    whole, packets = _timed(arena, command, said=forwarded)
-    one, _ = _timed(arena, command, most=1, said=forwarded)
-    note = "file to file, a process; stateful; opens the sessions itself"
-    return Contestant("dataplane replay", packets, note, whole, one, "start-up taken off")
+    whole, packets = _timed(arena, command, said=forwarded, copies=copies)
+    one, _ = _timed(arena, command, most=1, said=forwarded, copies=copies)
+    return Contestant(name, packets, note, whole, one, "start-up taken off")
 
 
 def tcprewrite(arena: Arena, opened: ExitStack) -> Contestant:
@@ -62,7 +76,7 @@ def copy(arena: Arena, opened: ExitStack) -> Contestant:
     def command(capture: Path, output: Path) -> list[str]:
         return ["cp", "--reflink=never", str(capture), str(output)]
 
-    one_round, packets = _timed(arena, command, translates=False)
+    one_round, packets = _timed(arena, command, copies=0)
     return Contestant("cp", packets, "file to file, a process; no NAT: copies the bytes", one_round)
 
 
@@ -71,21 +85,26 @@ def _timed(
     command: Callable[[Path, Path], Sequence[str]],
     most: int | None = None,
     said: Callable[[bytes, int], None] = lambda said, count: None,
-    translates: bool = True,
+    copies: int = 1,
 ) -> tuple[Callable[[], float], int]:
     """What runs a command from a capture to a new one and returns its seconds; and how many packets those are.
 
-    The output is read after the first time; it has to hold every packet.
+    The output is read after the first time: all packets, so many times (0: as they were, else translated at the end).
     """
     capture, count = arena.capture(most)
     output = arena.folder / "out.pcap"
+    run = arena.folder / "run"
     rounds = 0
+
+    def forget() -> None:
+        output.unlink(missing_ok=True)
+        shutil.rmtree(run, ignore_errors=True)
 
     def one_round() -> float:
         nonlocal rounds
         rounds += 1
         # A new file each time: what it costs to write over an old one is another question.
-        output.unlink(missing_ok=True)
+        forget()
         begun = time.perf_counter()
         done = subprocess.run(command(capture, output), cwd=ROOT, capture_output=True)
         seconds = time.perf_counter() - begun
@@ -93,17 +112,23 @@ def _timed(
             raise RuntimeError(f"{' '.join(command(capture, output))}: {done.stderr.decode().strip()}")
         said(done.stdout, count)
         if rounds == 1:
-            check_capture(output, count, translates)
-        output.unlink()
+            check_capture(output if output.exists() else run / "capture.pcapng", count, copies)
+        forget()
         return seconds
 
     return one_round, count
 
 
-def check_capture(path: Path, count: int, translates: bool = True) -> None:
-    """Raise RuntimeError unless a capture holds so many packets, all of them translated."""
-    batch = read_capture(path)
-    if len(batch) != count:
-        raise RuntimeError(f"{path.name} holds {len(batch):,} packets, not {count:,}")
-    if translates:
-        check(sample(batch))
+def check_capture(path: Path, count: int, copies: int = 1) -> None:
+    """Raise RuntimeError unless a capture holds each of so many packets `copies` times, the last one translated.
+
+    With 0 copies it holds them once, as they were.
+    """
+    found = 0
+    with open_capture(path) as reader:
+        for batch in reader:
+            if copies:
+                check(batch[place] for place in range(-(found + 1) % copies, len(batch), 499 * copies))
+            found += len(batch)
+    if found != count * max(1, copies):
+        raise RuntimeError(f"{path.name} holds {found:,} packets, not {count * max(1, copies):,}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.conftest import processor
 from bench.peers.contest import MissingError, Row
 
-_COLUMNS = ("what", "packets", "Mpkt/s best", "ns/pkt best", "ns/pkt median", "times dataplane", "note")
+_COLUMNS = ("what", "packets", "Mpkt/s best", "ns/pkt best", "ns/pkt median", "times {}", "note")
 _OURS, _LIMIT, _OTHERS = "#0067b8", "#e0a100", "#9aa0a6"
 
 
@@ -44,7 +44,8 @@ def facts() -> dict[str, str]:
 
 def table(rows: Sequence[Row]) -> str:
     """The table as text. "times dataplane" is how many times the first row's time per packet a row takes, at best."""
-    lines = [list(_COLUMNS)]
+    first = rows[0].name.split(",")[0]
+    lines = [[column.format(first) for column in _COLUMNS]]
     for row in rows:
         if row.best is None or row.median is None:
             lines.append([row.name, *["-"] * 5, row.note])

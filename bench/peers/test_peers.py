@@ -95,6 +95,28 @@ def test_the_limit_by_sessions(capsys):
     assert all(line.endswith("of the limit") for line in lines)
 
 
+def test_files_only_by_what_cp_takes(capsys):
+    assert main(["--files", "--packets", "300", "--sessions", "50", "--rounds", "1"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()[-7:]
+    assert "times cp" in head
+    assert [line.split("  ")[0] for line in lines] == [
+        "cp",
+        "dataplane replay",
+        "dataplane replay, start-up taken off",
+        "dataplane replay, all points",
+        "dataplane replay, all points, start-up taken off",
+        "tcprewrite",
+    ]
+
+
+@pytest.mark.parametrize(("count", "copies"), [(299, 1), (100, 2), (301, 0)])
+def test_an_output_with_packets_lost_or_added_is_refused(arena, monkeypatch, count, copies):
+    monkeypatch.setattr(files, "check", lambda frames: None)
+    path, _ = arena.capture()
+    with pytest.raises(RuntimeError, match=f"holds 300 packets, not {count * max(1, copies)}"):
+        files.check_capture(path, count, copies)
+
+
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_a_drawing_names_everyone(tmp_path, suffix):
     pytest.importorskip("matplotlib", reason="not installed: pip install matplotlib")
@@ -107,7 +129,14 @@ def test_a_drawing_names_everyone(tmp_path, suffix):
 
 @pytest.mark.parametrize(
     "words",
-    [["--sessions", "11", "--packets", "10"], ["--rounds", "0"], ["--size", "9"], ["--limit", "0"], ["-o", "a.gif"]],
+    [
+        ["--sessions", "11", "--packets", "10"],
+        ["--rounds", "0"],
+        ["--size", "9"],
+        ["--limit", "0"],
+        ["--files", "--limit"],
+        ["-o", "a.gif"],
+    ],
 )
 def test_wrong_usage(words, capsys):
     with pytest.raises(SystemExit) as caught:

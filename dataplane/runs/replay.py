@@ -113,7 +113,7 @@ def replay(job: Replay, progress: Progress | None = None) -> Replayed:
                 raise RunError(
                     f"--pcap {point}=…: no such point; there are: {', '.join([*sorted(networks), BACKBONE])}"
                 )
-        readers = [stack.enter_context(open_source(source, digest=True)) for source in sources]
+        readers = [stack.enter_context(open_source(source, digest=job.folder is not None)) for source in sources]
         crew = _crew(job)
         if crew is not None:
             stack.callback(crew.close)
