@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
@@ -95,28 +96,39 @@ class ReadAhead:
 
 
 class WriteBehind:
-    """One piece at a time is under way; the next waits for it, whatever file it is for, so pieces keep their order."""
+    """Up to `most` pieces are under way, one after the other whatever file they are for, so they keep their order."""
 
-    def __init__(self, threads: bool) -> None:
+    def __init__(self, threads: bool, most: int) -> None:
         self._executor = ThreadPoolExecutor(1, "write-behind") if threads else None
-        self._under_way: Future[Any] | None = None
+        self._most = most
+        self._under_way: deque[Future[Any]] = deque()
+        self._failed = False
 
     def write(self, write: Callable[[NDArray[np.uint8]], Any], piece: NDArray[np.uint8]) -> None:
-        """Give a piece to `write`, after the one that is under way; the piece must not change until the next is given.
+        """Give a piece to `write`, after those under way; it must not change until `most` more have been given.
 
-        Raises what the writing of the piece before raised.
+        Raises what the writing of a piece before raised.
         """
-        self.wait()
         if self._executor is None or len(piece) < _WORTH_IT:
+            self.wait()
             write(piece)
         else:
-            self._under_way = self._executor.submit(write, piece)
+            self.wait(self._most - 1)
+            self._under_way.append(self._executor.submit(self._write, write, piece))
 
-    def wait(self) -> None:
-        """Wait until nothing is under way. Raises what writing raised."""
-        under_way, self._under_way = self._under_way, None
-        if under_way is not None:
-            under_way.result()
+    def _write(self, write: Callable[[NDArray[np.uint8]], Any], piece: NDArray[np.uint8]) -> None:
+        if self._failed:  # a file must not go on behind a gap
+            return
+        try:
+            write(piece)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def wait(self, most: int = 0) -> None:
+        """Wait until no more than so many pieces are under way. Raises what writing raised."""
+        while len(self._under_way) > most:
+            self._under_way.popleft().result()
 
     def close(self) -> None:
         """Wait, and let go of the thread."""

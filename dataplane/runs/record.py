@@ -6,6 +6,7 @@ most three times, in the order in which it travels: where it came in, on the bac
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, BinaryIO
@@ -42,6 +43,8 @@ _BYPASSED = int(Verdict.BYPASSED)
 _BLOCK_ROOM = OVERHEAD + 192
 #: Written in one piece: small enough to stay in the second-level cache.
 _OUT_BYTES = 1 << 20
+#: Pieces that may be on their way to files, so that whoever writes them has work while the next packets are treated.
+_UNDER_WAY = 2
 
 _WRITTEN, _BUFFER_FULL, _NEW_INTERFACE, _OTHER_LINK_TYPE = 0, 1, 2, 3
 
@@ -194,9 +197,10 @@ class Recorder:
         self._pcaps = [
             (self._points.index(point), PcapWriter(file)) for point, file in (pcaps or {}).items()
         ]
-        self._behind = WriteBehind(behind)
-        # Of each kind of memory two: one may be on its way to a file while the other is filled.
-        self._outs = [np.empty(_OUT_BYTES, np.uint8), np.empty(_OUT_BYTES, np.uint8)]
+        self._behind = WriteBehind(behind, _UNDER_WAY)
+        # One more than may be on their way to a file: it is filled meanwhile.
+        self._outs = deque(np.empty(_OUT_BYTES, np.uint8) for _ in range(_UNDER_WAY + 1 if behind else 1))
+        # Of the memory of batches there are two: what is of the batch before is written when `record` is done.
         self._originals = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
         self._outcomes = np.empty(0, OUTCOME)
         self._pieces = 0  # that were given to the system
@@ -246,14 +250,13 @@ class Recorder:
             if len(out) < 2 * largest:  # a packet may appear twice at one point
                 self._outs[number] = np.empty(4 * largest, np.uint8)
         buffers = (batch.data if came is None else came, batch.data)
-        pieces = self._pieces
+        earlier = self._pieces
         for point, writer in self._pcaps:
             if self._points[point] not in self.failures:
                 self._write_pcap(point, writer, buffers, batch, outcomes)
         if self._writer is not None:
             self._write_pcapng(self._writer, buffers, batch.frames, outcomes)
-        if self._pieces == pieces:
-            self._behind.wait()  # what is under way may be of an older batch, whose memory is about to be used again
+        self._behind.wait(self._pieces - earlier)  # the memory of an earlier batch is about to be used again
 
     def _write(self, write: Callable[[NDArray[np.uint8]], None], piece: NDArray[np.uint8]) -> None:
         self._pieces += 1
@@ -267,11 +270,11 @@ class Recorder:
         status = _BUFFER_FULL
         while status != _WRITTEN:
             out = self._outs[0]
-            self._outs.reverse()
             counts = (writer.tallies, self._drops, self._recent)
             job = (buffers, self._link_ids, self._texts, self._interfaces, counts, backbone)
             status, index, place, used = write_points(job, frames, outcomes, index, place, out)
             self._write(writer.write_counted, out[:used])
+            self._outs.rotate(-1)
             if status == _NEW_INTERFACE:
                 self._behind.wait()
                 point, source, _ = appearance(outcomes[index], int(place), int(backbone))
@@ -305,7 +308,6 @@ class Recorder:
         index = 0
         while index < len(frames):
             out = self._outs[0]
-            self._outs.reverse()
             status, index, count, used, links = write_point(job(), frames, outcomes, index, out)
             if status == _OTHER_LINK_TYPE:
                 self.failures[self._points[point]] = (
@@ -316,6 +318,7 @@ class Recorder:
                 return
             if count:
                 write(out[:used], int(count), int(links[0]))
+                self._outs.rotate(-1)
 
     def close(self) -> None:
         """Complete the files: interface statistics, headers of files with no packet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from dataplane.capture import PcapWriter, open_capture, read_capture
 from dataplane.capture.merge import merge
+from dataplane.capture.overlap import WriteBehind
 from dataplane.packets.batch import FRAME, PacketBatch
 from dataplane.runs.record import BACKBONE, Recorder
 from dataplane.runs.replay import send_and_record
@@ -76,11 +78,12 @@ def recorded(
     behind: bool,
     chunk_bytes: int,
     points: tuple[str, ...] = POINTS,
+    file: type[io.BytesIO] = io.BytesIO,
 ) -> dict[str, bytes]:
     """What a capture leaves at each point and in a pcapng; without `room`, nothing is written between frames."""
     simulator = Simulator(topology)
-    files = {point: io.BytesIO() for point in points}
-    pcapng = io.BytesIO()
+    files = {point: file() for point in points}
+    pcapng = file()
     recorder = Recorder(topology, pcapng if points == POINTS else None, files, behind=behind)
     with open_capture(io.BytesIO(capture), chunk_bytes=chunk_bytes) as reader:
         for batch in merge([reader]):
@@ -109,6 +112,24 @@ def test_batches_that_leave_nothing_do_not_let_memory_be_used_too_early(topology
     plain = recorded(topology, capture, room=False, behind=False, chunk_bytes=1 << 23, points=("provider",))
     assert plain == recorded(topology, capture, room=True, behind=True, chunk_bytes=300_000, points=("provider",))
     assert len(read_capture(io.BytesIO(plain["provider"]))) == 4_000
+
+
+class _SlowDisk(io.BytesIO):
+    def write(self, data: object) -> int:  # type: ignore[override]
+        time.sleep(0.003)  # by then the recorder has long made its next pieces
+        return super().write(data)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("room", [False, True])
+@pytest.mark.parametrize("points", [POINTS, ("provider",), ("contoso", "provider")])
+def test_memory_is_not_used_again_before_a_slow_disk_has_it(
+    topology: Topology, room: bool, points: tuple[str, ...]
+) -> None:
+    capture = pcap(syns(12_000, 300, set(range(3_000, 6_000))))
+    plain = recorded(topology, capture, room=False, behind=False, chunk_bytes=1 << 23, points=points)
+    for chunk_bytes in (300_000, 1 << 23):
+        way = {"room": room, "behind": True, "chunk_bytes": chunk_bytes}
+        assert plain == recorded(topology, capture, **way, points=points, file=_SlowDisk)
 
 
 def test_bytes_between_frames_are_kept_where_the_batch_does_not_give_them_up(topology: Topology) -> None:
@@ -151,6 +172,30 @@ def test_a_full_disk_is_not_overlooked(topology: Topology, room: int, behind: bo
 
     with pytest.raises(OSError, match="No space left"):
         record_all()
+
+
+def test_after_a_piece_that_failed_none_is_written() -> None:
+    written: list[int] = []
+
+    def write(piece: NDArray[np.uint8]) -> None:
+        if len(written) == 1:
+            written.append(-1)
+            time.sleep(0.01)  # meanwhile the next piece is given
+            raise OSError(28, "No space left on device")
+        written.append(int(piece[0]))
+
+    behind = WriteBehind(True, 3)
+    pieces = np.repeat(np.arange(4, dtype=np.uint8), 1 << 17).reshape(4, -1)
+
+    def write_all() -> None:
+        for piece in pieces:
+            behind.write(write, piece)
+        behind.wait()
+
+    with pytest.raises(OSError, match="No space left"):
+        write_all()
+    behind.close()
+    assert written == [0, -1]
 
 
 def test_a_capture_of_every_kind_becomes_the_same_pcap(topology: Topology, tmp_path: Path) -> None:
