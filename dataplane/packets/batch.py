@@ -58,7 +58,8 @@ class PacketBatch:
     """Packets in capture order.
 
     `data` is a uint8 array; `frames` a structured array of `FRAME` rows, one per packet. The columns are
-    also properties (`batch.time_ns`, ...), views of shape (n,), not copies.
+    also properties (`batch.time_ns`, ...), views of shape (n,), not copies. Frames share no bytes: each is rewritten
+    where it lies.
     """
 
     data: NDArray[np.uint8]
