@@ -5,6 +5,7 @@ Everything but `manifest.json` depends on inputs, topology and seed alone, so tw
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -34,6 +35,9 @@ FILES = (
 REPORT = "report.html"
 
 SCHEMA_VERSION = 1
+
+#: A full disk, a quota, a limit on the size of files.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RunError(ValueError):
@@ -134,6 +138,11 @@ class WholeFiles:
             file.close()
         self._open.clear()
 
+    @property
+    def begun(self) -> list[Path]:
+        """The files that are not complete yet, where they will be."""
+        return list(self._open)
+
     def abandon(self, path: Path) -> None:
         """Leave one file out after all."""
         path = Path(os.path.realpath(path))
@@ -191,17 +200,28 @@ class RunFolder:
         if kind is None:
             try:
                 self.files.commit()
-            except BaseException:
-                self.files.discard()
+            except BaseException as raised:
+                self._leave_nothing(raised)
                 raise
             if self.path is not None:
                 for name in set(FILES) - self._written:
                     (self.path / name).unlink(missing_ok=True)
             return
+        self._leave_nothing(error)
+
+    def _leave_nothing(self, error: BaseException | None) -> None:
+        """Take back what was begun. Raises `RunError` if the reason is that there was no room for it."""
+        elsewhere = [str(path) for path in self.files.begun if self.path is None or path.parent != self.path.resolve()]
         self.files.discard()
         if self._made and self.path is not None:
             with suppress(OSError):  # something else may have been put there meanwhile
                 self.path.rmdir()
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            places = ", ".join([*([str(self.path)] if self.path is not None else []), *elsewhere])
+            raise RunError(
+                f"{places}: cannot be written: {error.strerror}; nothing of this run was kept. "
+                "Make room, or name a place that has it"
+            ) from error
 
 
 def _beside(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -46,6 +47,20 @@ def test_a_device_or_pipe_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     refused(dataplane("replay", CAPTURE, "-t", TOPOLOGY, "--pcap", f"contoso={pipe}"), "no plain file")
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("room", [500, 4_096])
+def test_no_room_for_an_output_leaves_nothing_and_names_it(tmp_path: Path, room: int) -> None:
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    earlier = tmp_path / "there.pcap"
+    earlier.write_bytes(b"kept")
+    words = ["-o", "run", "--pcap", "provider=there.pcap"]
+    done = dataplane("replay", CAPTURE, "-t", TOPOLOGY, *words, cwd=tmp_path, preexec_fn=little_room)
+    refused(done, f"error: run, {earlier}: cannot be written: File too large; nothing of this run was kept")
+    assert earlier.read_bytes() == b"kept"
+    assert list(tmp_path.iterdir()) == [earlier]
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
