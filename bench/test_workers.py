@@ -25,18 +25,12 @@ def test_both_ways(measure, packets, workers):
 @pytest.mark.benchmark(group="workers")
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("live", [60_000, 500_000])
-def test_opening_sessions(measure, packets, live, workers):
-    """Every packet opens a session while another one ends, at even gaps, so that one ends between any two packets."""
-    live = min(live, packets // 2)
-    simulator = Simulator(workloads.topology(udp_timeout="1s"), workers=workers)
-    measure(simulator, workloads.new_sessions(packets, live, timeout_ns=10**9), rounds=5)
+@pytest.mark.parametrize("gaps", ["even", "random"])
+def test_opening_sessions(measure, packets, live, workers, gaps):
+    """Every packet opens a session while another one ends.
 
-
-@pytest.mark.benchmark(group="workers")
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("live", [60_000, 500_000])
-def test_opening_at_random(measure, packets, live, workers):
-    """The same at exponential gaps, as users come: how many sessions end before the next packet, nobody foresees."""
-    live = min(live, packets // 2)
+    At even gaps exactly one ends between two packets; at random ones, as users come, nobody foresees how many.
+    """
+    make = workloads.new_sessions if gaps == "even" else workloads.new_sessions_at_random
     simulator = Simulator(workloads.topology(udp_timeout="1s"), workers=workers)
-    measure(simulator, workloads.new_sessions_at_random(packets, live, timeout_ns=10**9), rounds=5)
+    measure(simulator, make(packets, min(live, packets // 2), timeout_ns=10**9), rounds=5)

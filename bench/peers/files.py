@@ -28,8 +28,7 @@ def replay(arena: Arena, opened: ExitStack) -> Contestant:
 def replay_of_all_points(arena: Arena, opened: ExitStack) -> Contestant:
     """`dataplane replay -o`: every packet where it came in, on the backbone, where it was delivered; and the rest."""
     note = "the same with a run's folder: pcapng of all points, digest of the input, sessions, metrics"
-    options = ["-o", str(arena.folder / "run")]
-    return _replay(arena, "dataplane replay, all points", note, lambda output: options, copies=3)
+    return _replay(arena, "dataplane replay, all points", note, lambda output: ["-o", str(output.parent)], copies=3)
 
 
 def _replay(
@@ -92,19 +91,15 @@ def _timed(
     The output is read after the first time: all packets, so many times (0: as they were, else translated at the end).
     """
     capture, count = arena.capture(most)
-    output = arena.folder / "out.pcap"
-    run = arena.folder / "run"
+    output = arena.folder / "out" / "capture.pcapng"  # as a run's folder has it; others write a pcap there
     rounds = 0
-
-    def forget() -> None:
-        output.unlink(missing_ok=True)
-        shutil.rmtree(run, ignore_errors=True)
 
     def one_round() -> float:
         nonlocal rounds
         rounds += 1
         # A new file each time: what it costs to write over an old one is another question.
-        forget()
+        shutil.rmtree(output.parent, ignore_errors=True)
+        output.parent.mkdir()
         begun = time.perf_counter()
         done = subprocess.run(command(capture, output), cwd=ROOT, capture_output=True)
         seconds = time.perf_counter() - begun
@@ -112,8 +107,8 @@ def _timed(
             raise RuntimeError(f"{' '.join(command(capture, output))}: {done.stderr.decode().strip()}")
         said(done.stdout, count)
         if rounds == 1:
-            check_capture(output if output.exists() else run / "capture.pcapng", count, copies)
-        forget()
+            check_capture(output, count, copies)
+        shutil.rmtree(output.parent)
         return seconds
 
     return one_round, count

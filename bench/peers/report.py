@@ -43,7 +43,7 @@ def facts() -> dict[str, str]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The table as text. "times dataplane" is how many times the first row's time per packet a row takes, at best."""
+    """The table as text. "times" the first row: how many times its time per packet a row takes, at best."""
     first = rows[0].name.split(",")[0]
     lines = [[column.format(first) for column in _COLUMNS]]
     for row in rows:

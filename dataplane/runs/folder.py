@@ -211,15 +211,15 @@ class RunFolder:
 
     def _leave_nothing(self, error: BaseException | None) -> None:
         """Take back what was begun. Raises `RunError` if the reason is that there was no room for it."""
-        elsewhere = [str(path) for path in self.files.begun if self.path is None or path.parent != self.path.resolve()]
+        places = [] if self.path is None else [str(self.path)]
+        places += [str(path) for path in self.files.begun if self.path is None or path.parent != self.path.resolve()]
         self.files.discard()
         if self._made and self.path is not None:
             with suppress(OSError):  # something else may have been put there meanwhile
                 self.path.rmdir()
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            places = ", ".join([*([str(self.path)] if self.path is not None else []), *elsewhere])
+        if places and isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise RunError(
-                f"{places}: cannot be written: {error.strerror}; nothing of this run was kept. "
+                f"{', '.join(places)}: cannot be written: {error.strerror}; nothing of this run was kept. "
                 "Make room, or name a place that has it"
             ) from error
 
