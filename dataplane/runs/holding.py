@@ -56,20 +56,34 @@ def lives_of(life: Life) -> NDArray[np.float64]:
     return np.sort(lives)
 
 
+def idle_timeout(topology: Topology, endpoint: str, protocol: str, port: int, *, replied: bool = True) -> int:
+    """For how long a session may be silent, nanoseconds: as the load-balancing rule or else the service's NAT has it.
+
+    The shorter of the two counts (docs/model.md, "A session's life"). TCP: an established one's.
+    """
+    service = topology.service(topology.endpoint(endpoint).target)
+    rules = service.load_balancer.rules
+    rule = next(r for r in rules if r.protocol == protocol and r.frontend_port == port)
+    times = service.nat.timeouts
+    value = times.tcp_established
+    if protocol == "udp":
+        value = times.udp if replied else times.udp_unreplied or times.udp
+    return min(value, rule.idle_timeout or value)
+
+
 def holdings(source: TrafficSource, topology: Topology) -> Iterator[Holding]:
     """How a source's connections take ports, as its service's NAT and load-balancing rule have it."""
-    service = topology.service(topology.endpoint(source.endpoint).target)
-    rules = service.load_balancer.rules
-    rule = next(r for r in rules if r.protocol == source.protocol and r.frontend_port == source.port)
-    nat, times = service.nat, service.nat.timeouts
+    nat = topology.service(topology.endpoint(source.endpoint).target).nat
     hold = nat.port_hold / _SECOND
 
-    def timeout(name: str, *, idle: bool = False) -> float:
-        value = getattr(times, name) or times.udp
-        return float(min(value, rule.idle_timeout or value) if idle else value) / _SECOND
+    def timeout(name: str) -> float:
+        return float(getattr(nat.timeouts, name)) / _SECOND
+
+    def idle(*, replied: bool = True) -> float:
+        return idle_timeout(topology, source.endpoint, source.protocol, source.port, replied=replied) / _SECOND
 
     if source.protocol == "udp":
-        yield _udp(source, timeout("udp", idle=True), timeout("udp_unreplied", idle=True), hold)
+        yield _udp(source, idle(), idle(replied=False), hold)
         return
     if not source.answer:
         repeated = 2.0**source.retries - 1  # SYNs 1, 3, 7, … s after the first
@@ -80,7 +94,7 @@ def holdings(source: TrafficSource, topology: Topology) -> Iterator[Holding]:
     first = round_trip * (2 if source.response.count else 1)  # the handshake, and what is asked and answered
     last = _last_kept_alive(source, lives, first)
     end = np.maximum(lives, last + round_trip)
-    established = timeout("tcp_established", idle=True)
+    established = idle()
     broken = _breaks(source, end, first, established)
     lost = np.full(len(lives), first + established)
     ends = source.ends

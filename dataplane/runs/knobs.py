@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dataplane.runs.demand import Demand, PoolDemand, demand
+from dataplane.runs.holding import idle_timeout
 from dataplane.runs.loads import Load
 from dataplane.runs.models import NatIpsNeeded, erlang_b, highest_load, nat_ips_needed, ports_for_blocking
 from dataplane.runs.scenario import Ends, Life, Scenario, TrafficSource
@@ -169,8 +170,7 @@ def _kept(load: Load, keep_alive: Callable[[TrafficSource], int | None]) -> Scen
 
 
 def _idle(scenario: Scenario, source: TrafficSource) -> int:
-    times = scenario.topology.service(scenario.topology.endpoint(source.endpoint).target).nat.timeouts
-    return times.udp if source.protocol == "udp" else times.tcp_established
+    return idle_timeout(scenario.topology, source.endpoint, source.protocol, source.port)
 
 
 def _half(load: Load, state: str) -> tuple[str, Scenario]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from dataplane.runs.connections import EPHEMERAL_PORTS
 from dataplane.runs.demand import demand
+from dataplane.runs.holding import idle_timeout
 from dataplane.runs.recorded import recorded_connections
 from dataplane.runs.scenario import MOST_HOSTS, Payload, Scenario, TrafficSource
 from dataplane.runs.scenario_file import load_scenario
@@ -169,9 +170,9 @@ def connections(
     `kind` is how they end (fin, rst, never), half_open, udp or udp_unreplied. `keep_alive` None: they are never silent
     for as long as the idle time-out; 0: nothing is said between the beginning and the end.
     """
-    nat = topology.service(topology.endpoint(endpoint).target).nat
+    protocol = "udp" if kind.startswith("udp") else "tcp"
     mean = sum(lives) / len(lives)
-    idle = (nat.timeouts.udp if kind.startswith("udp") else nat.timeouts.tcp_established) / _SECOND
+    idle = idle_timeout(topology, endpoint, protocol, port) / _SECOND
     shift = 0.0
     if kind == "fin":
         shift = -ROUND_TRIP  # the server's FIN follows the client's
@@ -184,7 +185,7 @@ def connections(
     source: dict[str, Any] = {
         "name": name,
         "endpoint": endpoint,
-        "protocol": "udp" if kind.startswith("udp") else "tcp",
+        "protocol": protocol,
         "port": port,
         "hosts": 1,
         "round_trip": duration(ROUND_TRIP),

@@ -21,6 +21,7 @@ from dataplane.records import CLOSED, WAS_RESET
 from dataplane.runs.captured import captured_sessions
 from dataplane.runs.flow_logs import FlowLogs, nat_port_use, read_flow_logs
 from dataplane.runs.folder import RunError
+from dataplane.runs.holding import idle_timeout
 from dataplane.runs.loads import Load, connections, duration, lasting, services
 from dataplane.topology.model import Topology
 
@@ -234,8 +235,7 @@ def _load(
         kind = "udp" if own[0].kind.startswith("udp") else "never"
         label = f"{server.endpoint}-{server.port}-always"
         source = connections(label, server.endpoint, server.port, kind, topology, [_YEAR])
-        nat = topology.service(topology.endpoint(server.endpoint).target).nat
-        idle = nat.timeouts.udp if kind == "udp" else nat.timeouts.tcp_established
+        idle = idle_timeout(topology, server.endpoint, source["protocol"], server.port)
         source["keep_alive"] = duration(0.8 * idle / _SECOND)
         sources.append(source | {"arrivals": {"pattern": "moments", "moments": (0,) * len(own)}})
     for source in sources:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,22 @@ def test_a_flow_that_began_before_and_goes_on_is_always_there(tmp_path: Path) ->
     assert ports_of(flow_log_load([path], ORDERS)) == {
         "tcp_established": pytest.approx(1),
         "tcp_closing": pytest.approx((10 + 65) / 100, rel=1e-3),
+    }
+
+
+def test_what_is_said_comes_within_the_idle_timeout_of_the_rule(tmp_path: Path) -> None:
+    """As `topology import` has it: a rule may let sessions end earlier than the service's NAT would."""
+    path = log(
+        tmp_path / "a.json", "0," + CLIENT.format(1, "C"), "0," + CLIENT.format(2, "B"),
+        "600000," + CLIENT.format(2, "E"), "1000000," + CLIENT.format(1, "C"),
+    )  # fmt: skip
+    document: Any = deepcopy(TOPOLOGY)
+    document["private_link_services"][0]["load_balancer"]["rules"][0]["idle_timeout"] = "2m"
+    load = flow_log_load([path], Topology.model_validate(document))
+    assert demand(load.scenario, lasting=True).broken == 0
+    assert ports_of(load) == {
+        "tcp_established": pytest.approx(1),
+        "tcp_closing": pytest.approx((600 + 65) / 1000, rel=1e-3),
     }
 
 
