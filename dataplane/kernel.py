@@ -47,9 +47,15 @@ def cache_folder() -> Path:
     if base:
         return Path(base) / f"dataplane-{_digest()}"
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    for root in (Path(home), Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"):
+    shared = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    for root in (Path(home), shared):
         folder = root / "dataplane" / _digest()
         try:
+            if root == shared:
+                root.mkdir(mode=0o700, exist_ok=True)
+                status = root.lstat()
+                if status.st_uid != os.getuid() or status.st_mode & 0o022:
+                    continue  # somebody else's, who could have us run any machine code
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
             continue
@@ -66,11 +72,11 @@ def _forget_old(folder: Path, keep: int = 6) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-_CACHE_FOLDER = cache_folder() if COMPILED else None
-if _CACHE_FOLDER is not None and "NUMBA_CACHE_DIR" not in os.environ:
+CACHE_FOLDER = cache_folder() if COMPILED else None
+if CACHE_FOLDER is not None and "NUMBA_CACHE_DIR" not in os.environ:
     try:
-        os.utime(_CACHE_FOLDER)
-        _forget_old(_CACHE_FOLDER)
+        os.utime(CACHE_FOLDER)
+        _forget_old(CACHE_FOLDER)
     except OSError:
         pass  # a cache that cannot be tidied still works
 
@@ -90,8 +96,8 @@ def inlined(function: F) -> F:
 
 def _compile(function: F, *, inline: bool) -> F:
     saved = config.CACHE_DIR
-    if _CACHE_FOLDER is not None:
-        config.CACHE_DIR = str(_CACHE_FOLDER)
+    if CACHE_FOLDER is not None:
+        config.CACHE_DIR = str(CACHE_FOLDER)
     try:
         # Kernels allocate nothing, so arrays need no reference counts: without `_nrt=False` half of the hot
         # path's instructions would count references.
@@ -102,8 +108,11 @@ def _compile(function: F, *, inline: bool) -> F:
 
 
 def is_compiled() -> bool:
-    """Whether this version's machine code is already on disk (true when nothing is to be compiled)."""
-    return _CACHE_FOLDER is None or any(_CACHE_FOLDER.rglob("*.nbc"))
+    """Whether this version's machine code is already on disk (true when nothing is to be compiled).
+
+    It is when the packets' whole way is: some commands need only a few kernels, and an interrupted one has not all.
+    """
+    return CACHE_FOLDER is None or any(CACHE_FOLDER.rglob("pipeline.run-*.nbc"))
 
 
 # --- loads and stores in network byte order, at any alignment -----------------------------------------

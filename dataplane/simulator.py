@@ -16,7 +16,7 @@ from dataplane.forwarding.pipeline import first_wrong
 from dataplane.forwarding.resets import reset_packets
 from dataplane.metrics.series import Series, Sink
 from dataplane.metrics.summary import first_exhaustion, pool_names, summarise
-from dataplane.packets.batch import FIRST_TIME, LAST_TIME, NO_POINT, TIME_UNREPRESENTABLE, WAITED, PacketBatch
+from dataplane.packets.batch import FIRST_TIME, FRAME, LAST_TIME, NO_POINT, TIME_UNREPRESENTABLE, WAITED, PacketBatch
 from dataplane.packets.headers import LINK_ETHERNET
 from dataplane.records import CAPTURED_REPLY, OUTCOME, PACKET, RESET_TO_CONSUMER, TO_SERVICE, State
 from dataplane.shards.crew import Crew, Threads
@@ -134,10 +134,12 @@ class Simulator:
         self.points = {network.name: number for number, network in enumerate(topology.virtual_networks)}
         self._names = list(self.points)
         settings = Settings(topology, seed, sessions_log, rows, burst)
+        given = None if isinstance(workers, int) else workers
         if any(event.moves_sessions for event in topology.events):
             workers = 1  # a session may lie elsewhere than where its hash leads
         crew = Threads(workers) if isinstance(workers, int) and workers != 1 else workers
         self._crew = None if isinstance(crew, int) else crew
+        self._to_close = self._crew or given
         self._core = Shard(settings) if self._crew is None else Dispatcher(settings, self._crew)
         translates = any(s.nat.fragments == "translate" for s in topology.private_link_services)
         self._sequencer = Sequencer(np.zeros(1, PACKET)) if translates else None
@@ -233,6 +235,11 @@ class Simulator:
         frames = batch.frames
         if self._closed:
             raise ValueError(_SERIES_CLOSED)
+        given = (("data", batch.data, np.dtype(np.uint8)), ("frames", frames, FRAME), ("outcomes", outcomes, OUTCOME))
+        for name, array, dtype in given:
+            if array.dtype != dtype or array.ndim != 1:
+                found = f"{array.ndim} dimensions and dtype {array.dtype}"
+                raise ValueError(f"{name}: an array of {found}; one dimension of {dtype} is taken")
         if not batch.data.flags.writeable:
             raise ValueError("the batch's data is read-only, and packets are rewritten in place; send a copy")
         if not batch.data.flags.c_contiguous:
@@ -406,5 +413,5 @@ class Simulator:
 
     def close(self) -> None:
         """End the workers, if there are several. What was counted can no longer be asked for."""
-        if self._crew is not None:
-            self._crew.close()
+        if self._to_close is not None:
+            self._to_close.close()

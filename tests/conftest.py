@@ -1,8 +1,10 @@
 """Fixtures that every test may use."""
 
+import importlib
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -43,6 +45,13 @@ def _tool(name: str, package: str) -> str:
             pytest.fail(message)
         pytest.skip(message)
     return path
+
+
+def needs(module: str, package: str) -> Any:
+    """An optional module; without it the test fails in CI and is skipped elsewhere."""
+    if os.environ.get("CI"):
+        return importlib.import_module(module)
+    return pytest.importorskip(module, reason=f"{module} is not installed (pip install {package})")
 
 
 @pytest.fixture(scope="session")

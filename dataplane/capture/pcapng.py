@@ -24,7 +24,7 @@ from dataplane.packets.batch import FRAME, NO_POINT, TIME_UNREPRESENTABLE, Inter
 
 MAGIC = bytes.fromhex("0a0d0d0a")
 
-SECTION, INTERFACE, PACKET, SIMPLE, STATISTICS, ENHANCED = 0x0A0D0D0A, 1, 2, 3, 5, 6
+SECTION, INTERFACE, PACKET, SIMPLE, ENHANCED = 0x0A0D0D0A, 1, 2, 3, 6
 
 #: FRAME["interface"] has 16 bits.
 _MOST_INTERFACES = 1 << 16

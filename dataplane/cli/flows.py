@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dataplane.cli.common import errors_as_lines
+from dataplane.cli.common import common_options, errors_as_lines
 
 if TYPE_CHECKING:
     from dataplane.runs.flow_logs import Connection, FlowLogs
     from dataplane.topology import Topology
-
-#: NAT ports of a NAT IP toward one backend.
-_POOL = 64_512
+    from dataplane.topology.parts import PrivateLinkService
 
 
 @click.command("flows", epilog="Example: dataplane flows PT1H.json -t topology.yaml")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("--topology", "-t", type=click.Path(path_type=Path), help="Tells private endpoints and NAT IPs.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
-def command(files: tuple[Path, ...], topology: Path | None, as_json: bool) -> None:
+@common_options
+def command(files: tuple[Path, ...], topology: Path | None, as_json: bool, quiet: bool, seed: int) -> None:
     """Tell what is in virtual network flow logs of Azure: new connections by destination and, with a topology, which
     went to a private endpoint and how many NAT ports were in use.
 
@@ -49,13 +47,13 @@ def _document(logs: FlowLogs, topology: Topology | None) -> dict[str, Any]:
     from dataplane.runs.flow_logs import nat_port_use
 
     endpoints: dict[IPv4Address, list[str]] = {}
-    services: dict[IPv4Address, list[str]] = {}
+    services: dict[IPv4Address, list[PrivateLinkService]] = {}
     if topology is not None:
         for endpoint in topology.private_endpoints:
             endpoints.setdefault(endpoint.ip, []).append(endpoint.name)
         for service in topology.private_link_services:
             for ip in service.nat_ips:
-                services.setdefault(ip, []).append(service.name)
+                services.setdefault(ip, []).append(service)
     groups: dict[tuple[Any, ...], list[Connection]] = {}
     for one in logs.new:
         side = "consumer" if one.flow.destination in endpoints else "provider" if one.flow.source in services else None
@@ -75,12 +73,13 @@ def _document(logs: FlowLogs, topology: Topology | None) -> dict[str, Any]:
         ],
         "nat_ports": [
             {
-                "private_link_service": " or ".join(services[use.nat_ip]),
+                "private_link_service": " or ".join(service.name for service in services[use.nat_ip]),
                 "nat_ip": str(use.nat_ip),
                 "protocol": use.protocol,
                 "backend": str(use.backend),
                 "highest_ports": use.ports,
-                "percent": 100 * use.ports / _POOL,
+                "of_ports": (ports := min(service.nat.nat_ports.size for service in services[use.nat_ip])),
+                "percent": 100 * use.ports / ports,
                 "minute": _time(use.minute_ns),
             }
             for use in nat_port_use(logs, set(services))
@@ -143,11 +142,11 @@ def _tell(told: dict[str, Any]) -> None:
             f"{one['private_link_service']} {one['nat_ip']}",
             f"{one['protocol']} {one['backend']}",
             f"{one['highest_ports']:,}",
-            f"{one['percent']:.3f} %",
+            f"{one['percent']:.3f} % of {one['of_ports']:,}",
             one["minute"][:16],
         )
         for one in told["nat_ports"]
     ]
     if used:
-        names = ("toward", "ports", f"of {_POOL:,}", "minute")
+        names = ("toward", "ports", "share", "minute")
         show(out, table("Most NAT ports in use within one minute", "NAT IP", *names), used)

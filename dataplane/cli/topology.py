@@ -108,9 +108,8 @@ def import_(files: tuple[Path, ...], output: Path | None, as_json: bool, quiet: 
             click.echo(text, nl=False)
         else:
             check_outputs(map(str, files), None, [output])
-            written = WholeFiles()
-            written.text(output).write(text)
-            written.commit()
+            with WholeFiles() as written:
+                written.text(output).write(text)
     if not quiet:
         for line in imported.notes:
             click.echo(f"note: {line}", err=True)

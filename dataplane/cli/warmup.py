@@ -17,14 +17,14 @@ def command(as_json: bool, quiet: bool, seed: int) -> None:
 
     The machine code is kept in the user's cache folder (or NUMBA_CACHE_DIR) until the package changes.
     """
-    from dataplane.kernel import COMPILED, cache_folder
+    from dataplane.kernel import CACHE_FOLDER
     from dataplane.runs.warmup import warm_up
 
     announce_compilation(quiet)
     start = time.perf_counter()
     warm_up()
     seconds = time.perf_counter() - start
-    folder = str(cache_folder()) if COMPILED else None
+    folder = None if CACHE_FOLDER is None else str(CACHE_FOLDER)
     if as_json:
         click.echo(to_json({"seconds": round(seconds, 3), "cache": folder}), nl=False)
     else:

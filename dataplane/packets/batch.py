@@ -91,11 +91,6 @@ class PacketBatch:
         return self.frames["offset"]
 
     @property
-    def captured_length(self) -> NDArray[np.uint32]:
-        """Bytes of each frame that the capture holds."""
-        return self.frames["captured"]
-
-    @property
     def original_length(self) -> NDArray[np.uint32]:
         """Bytes that each frame had on the wire."""
         return self.frames["original"]

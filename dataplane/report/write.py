@@ -43,8 +43,7 @@ def write_report(folder: Path, output: Path | None = None, pictures: Path | None
         raise RunError(f"{path}: is one of the run's own files, and the report would take its place; name another file")
     charts = [chart for section in sections for chart in section.charts]
     made: list[Path] = []
-    outputs = WholeFiles()
-    try:
+    with WholeFiles() as outputs:
         outputs.text(path).write(html)
         if pictures is not None:
             from dataplane.report.pictures import draw
@@ -53,9 +52,6 @@ def write_report(folder: Path, output: Path | None = None, pictures: Path | None
             for chart in charts:
                 made.append(pictures / f"{chart.key}.png")
                 draw(chart, outputs.binary(made[-1]))
-        outputs.commit()
-    finally:
-        outputs.discard()
     return Report(path, len(charts), made)
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import as_completed
+from concurrent.futures import BrokenExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dataplane.capture import CaptureError
 from dataplane.kernel import is_compiled
-from dataplane.runs.executor import executor
+from dataplane.runs.executor import ENDED_FROM_OUTSIDE, executor
 from dataplane.runs.folder import RunError, check_folder
-from dataplane.runs.replay import Replay, interruption
+from dataplane.runs.interruption import interruption
+from dataplane.runs.replay import Replay
 from dataplane.runs.replay import replay as replay_one
 from dataplane.runs.warmup import warm_up
 from dataplane.topology import TopologyError
@@ -55,9 +56,12 @@ def replay_each(job: Replay) -> Iterator[Finished]:
             if interrupted:
                 for other in futures:
                     other.cancel()
+            number = futures[future]
             if future.cancelled():
-                number = futures[future]
                 yield Finished(number, job.captures[number], None, 130, [], [], None)
+            elif isinstance(future.exception(), BrokenExecutor):
+                words = f"{job.captures[number]}: {ENDED_FROM_OUTSIDE}"
+                yield Finished(number, job.captures[number], None, 2, [words], [], None)
             else:
                 yield future.result()
 
@@ -75,7 +79,10 @@ def _folders(job: Replay) -> list[Path | None]:
     for capture in job.captures:
         if capture == "-" or capture.endswith("=-"):
             raise RunError("--each: standard input (-) has no name for a folder; give files")
-        folder = job.folder / Path(capture).name.split(".", 1)[0]
+        name = Path(capture if Path(capture).exists() else capture.split("=", 1)[-1]).name.split(".", 1)[0]
+        if not name:
+            raise RunError(f"--each: {capture} has nothing before its endings to name a folder by; rename it")
+        folder = job.folder / name
         if folder in folders:
             raise RunError(f"--each: {folders[folder]} and {capture} would both be written to {folder}; rename one")
         check_folder(folder)

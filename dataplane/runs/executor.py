@@ -10,6 +10,9 @@ from multiprocessing import get_context
 
 from dataplane.runs.folder import RunError
 
+#: Why a job has no result where a process is gone (`concurrent.futures.BrokenExecutor`).
+ENDED_FROM_OUTSIDE = "its process was ended from outside, or that of a job beside it (is there enough memory?)"
+
 
 @contextmanager
 def executor(workers: int, dask: str | None) -> Iterator[Executor]:

@@ -18,8 +18,9 @@ from dataplane.metrics.series import MetricRow
 from dataplane.packets.batch import PacketBatch
 from dataplane.runs.findings import Moment, Watch, moment, traffic_counts
 from dataplane.runs.folder import RunFolder, check_outputs, manifest
+from dataplane.runs.interruption import interruption
 from dataplane.runs.record import Recorder
-from dataplane.runs.replay import MEANINGS, interruption, minutes_file, send_and_record
+from dataplane.runs.replay import MEANINGS, minutes_file, send_and_record
 from dataplane.runs.scenario import Scenario
 from dataplane.runs.scenario_file import dump_scenario
 from dataplane.runs.sessions_csv import SessionsFile
@@ -131,6 +132,7 @@ def _run(job: Exhaust, folder: RunFolder, progress: Progress | None) -> Exhauste
                 sessions.write(ended)
             if progress is not None:
                 progress(moment(topology, simulator, ORIGIN_NS, scenario.duration))
+    send_and_record(simulator, simulator.remaining(), recorder)  # resets since the last packet
     recorder.close()
     simulator.end_series()
     summary = simulator.summary()

@@ -17,6 +17,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from dataplane.packets.batch import LAST_TIME
 from dataplane.runs.folder import RunError
 
 PROTOCOLS = {"6": "tcp", "17": "udp"}
@@ -262,8 +263,9 @@ def _parsed(text: Any, where: str, left_out: dict[str, int]) -> _Tuple | None:
             return None
         flow = _Flow(addresses[0], _number(source_port, 65535), addresses[1], _number(port, 65535), PROTOCOLS[protocol])
         # Version 4 writes milliseconds; Microsoft's examples also have seconds.
-        moment = _number(time, 10**15)
-        time_ns = moment * (_MS if len(time) > 11 else _SECOND)
+        time_ns = _number(time, 10**15) * (_MS if len(time) > 11 else _SECOND)
+        if time_ns > LAST_TIME:
+            raise ValueError(f"the time {time} is after the year 2262, where a clock of nanoseconds ends")
         counts = tuple(_number(text or "0", 10**18) for text in fields[9:13])
     except (AddressValueError, ValueError) as error:
         raise RunError(f"{where}: flow tuple {text!r:.120}: {error}") from None

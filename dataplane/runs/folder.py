@@ -12,12 +12,14 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, TextIO
+
+from dataplane.runs.interruption import interruption
 
 #: Every file that a run may leave; one that a new run does not write is removed from the folder.
 FILES = (
@@ -49,11 +51,14 @@ def check_outputs(inputs: Iterable[str], folder: Path | None, others: Iterable[P
 
     A run replaces or removes all of a run's files in its `folder`; `others` are files. Raises `RunError`.
     """
-    outputs = [*others, *(folder / name for name in FILES if folder is not None)]
-    places = {os.path.realpath(path) for path in outputs}
-    for path in inputs:
-        if os.path.realpath(path) in places:
-            raise RunError(f"{path}: is an input, and an output would take its place; name another output")
+    own = {os.path.realpath(folder / name) for name in FILES} if folder is not None else set()
+    for path in others:
+        if os.path.realpath(path) in own:
+            raise RunError(f"{path}: is where the run has a file of its own; name another one")
+    places = own | {os.path.realpath(path) for path in others}
+    for given in inputs:
+        if os.path.realpath(given) in places:
+            raise RunError(f"{given}: is an input, and an output would take its place; name another output")
     if folder is not None:
         check_folder(folder)
 
@@ -90,10 +95,30 @@ def _is_manifest(path: Path) -> bool:
 
 
 class WholeFiles:
-    """Output files that appear under their names together, when all of them are complete."""
+    """Output files that appear under their names together, when all of them are complete.
+
+    As a context manager: committed when its body ends well, else none is left.
+    """
 
     def __init__(self) -> None:
         self._open: dict[Path, BinaryIO | TextIO] = {}
+
+    def __enter__(self) -> WholeFiles:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        places = self.begun
+        try:
+            if kind is None:
+                self.commit()
+        except OSError as raised:
+            error = raised
+            raise
+        finally:
+            self.discard()
+            _tell_no_room(places, error)
 
     def binary(self, path: Path) -> BinaryIO:
         """A file for bytes that will be at `path`."""
@@ -113,17 +138,13 @@ class WholeFiles:
             raise RunError(f"{given}: is a directory; name a file")
         if path.exists() and not path.is_file():
             raise RunError(f"{given}: is no plain file; outputs are moved into place whole")
-        beside = _beside(path)
         try:
-            # What a killed run left is written over; what another run is writing is locked.
-            handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
-            file = os.fdopen(handle, mode, **text)  # type: ignore[call-overload]
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            handle = _locked(_beside(path))
         except BlockingIOError:
-            file.close()
             raise RunError(f"{given}: another run is writing it") from None
         except OSError as error:
             raise RunError(f"{given}: cannot be written: {error.strerror}") from error
+        file = os.fdopen(handle, mode, **text)  # type: ignore[call-overload]
         if os.fstat(handle).st_size:  # ext4 would send an emptied file, even an empty one, to the disk at its close
             os.ftruncate(handle, 0)
         self._open[path] = file
@@ -198,14 +219,15 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            try:
-                self.files.commit()
-            except BaseException as raised:
-                self._leave_nothing(raised)
-                raise
-            if self.path is not None:
-                for name in set(FILES) - self._written:
-                    (self.path / name).unlink(missing_ok=True)
+            with interruption():  # who says now that the run is to end has it: it is over, and all of its files agree
+                try:
+                    self.files.commit()
+                except BaseException as raised:
+                    self._leave_nothing(raised)
+                    raise
+                if self.path is not None:
+                    for name in set(FILES) - self._written:
+                        (self.path / name).unlink(missing_ok=True)
             return
         self._leave_nothing(error)
 
@@ -217,16 +239,39 @@ class RunFolder:
         if self._made and self.path is not None:
             with suppress(OSError):  # something else may have been put there meanwhile
                 self.path.rmdir()
-        if places and isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise RunError(
-                f"{', '.join(places)}: cannot be written: {error.strerror}; nothing of this run was kept. "
-                "Make room, or name a place that has it"
-            ) from error
+        _tell_no_room(places, error)
+
+
+def _tell_no_room(places: Sequence[str | Path], error: BaseException | None) -> None:
+    """Raise `RunError` if the reason why none of these were written is that there was no room."""
+    if places and isinstance(error, OSError) and error.errno in _NO_ROOM:
+        raise RunError(
+            f"{', '.join(map(str, places))}: cannot be written: {error.strerror}; nothing of it was kept. "
+            "Make room, or name a place that has it"
+        ) from error
 
 
 def _beside(path: Path) -> Path:
     """Where a file grows until it is complete."""
     return path.with_name(f".{path.name}.partial")
+
+
+def _locked(beside: Path) -> int:
+    """Open and lock such a file. What a killed run left is written over; what another run is writing is locked.
+
+    Raises BlockingIOError if it is, and OSError.
+    """
+    while True:
+        handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(beside)):
+                    return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # another run has moved it into its place since it was opened
 
 
 def to_json(content: Any) -> str:
@@ -261,9 +306,8 @@ def restate(folder: Path, code: int, meaning: str) -> None:
     path = folder / "manifest.json"
     content = json.loads(path.read_bytes())
     content["exit_state"] = {"code": code, "meaning": meaning}
-    files = WholeFiles()
-    files.text(path).write(to_json(content))
-    files.commit()
+    with WholeFiles() as files:
+        files.text(path).write(to_json(content))
 
 
 def version_of(name: str) -> str:

@@ -173,7 +173,7 @@ class Recorder:
     """Writes what was seen where, batch by batch: all points into one pcapng file, single points into pcap files.
 
     `pcapng` and the values of `pcaps` (by point) are binary files that the caller closes after `close`. With `behind`,
-    the last piece of a batch may still be on its way to its file when `record` is done.
+    the last two pieces of a batch may still be on their way to their file when `record` is done.
     """
 
     def __init__(

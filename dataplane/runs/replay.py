@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from dataplane.packets.batch import PacketBatch
 from dataplane.packets.headers import KNOWN_LINK_TYPES
 from dataplane.runs.folder import RunError, RunFolder, check_outputs, manifest
 from dataplane.runs.infer import CONSUMER, PROVIDER, infer_topology
+from dataplane.runs.interruption import interruption
 from dataplane.runs.record import BACKBONE, Recorder
 from dataplane.runs.sessions_csv import SessionsFile
 from dataplane.runs.sources import Source, locate, only_entered, open_source, parse_sources, spooled
@@ -246,36 +245,6 @@ def send_and_record(
         recorder.record(resets.data, replace(resets, frames=resets.frames[here]), told[here])
         done = until
     recorder.record(came, replace(batch, frames=batch.frames[done:]), outcomes[done:])
-
-
-@contextmanager
-def interruption() -> Iterator[list[int]]:
-    """While the body runs, a first Ctrl-C only adds to the list that is given, so that no batch is left half done.
-
-    So do being told to end (SIGTERM) and a terminal that is closed (SIGHUP, unless it is ignored, as under nohup).
-    """
-    signals: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield signals
-        return
-
-    def note(number: int, _: object) -> None:
-        signals.append(number)
-        if number == signal.SIGHUP:  # shell and kernel may both say so, also when the files are being closed
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        elif len(signals) > 1:
-            raise KeyboardInterrupt  # the user does not want to wait
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            if number not in signals or number != signal.SIGHUP:
-                signal.signal(number, handler)
 
 
 def minutes_file(folder: RunFolder) -> Callable[[list[MetricRow]], None]:

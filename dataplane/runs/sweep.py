@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from dataplane.kernel import is_compiled
-from dataplane.runs.executor import executor
+from dataplane.runs.executor import ENDED_FROM_OUTSIDE, executor
 from dataplane.runs.exhaust import Exhaust, exhaust
 from dataplane.runs.folder import REPORT, RunError, WholeFiles, check_outputs, names_in, to_json, version_of
-from dataplane.runs.replay import interruption
+from dataplane.runs.interruption import interruption
 from dataplane.runs.scenario import Scenario
 from dataplane.runs.sweep_file import Sweep, dump_sweep, settings_text
 from dataplane.runs.sweep_results import CELLS, CONFIGURATION, FIGURES, RESULTS
@@ -171,13 +171,16 @@ def _compute(
                     if interrupted:
                         for future in futures:
                             future.cancel()
+            if broken and members is not None:  # there are no others
+                failed |= {name: f"{settings_text(missing[name])}: {ENDED_FROM_OUTSIDE}" for name in queue}
+                queue.clear()
     return [failed[name] for name in missing if name in failed], bool(interrupted)
 
 
 def _words(error: BaseException) -> str:
     """Why a cell failed."""
     if isinstance(error, BrokenExecutor):
-        return "its process was ended from outside, or that of a cell beside it (is there enough memory?)"
+        return ENDED_FROM_OUTSIDE
     return str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
 
 
@@ -221,16 +224,12 @@ def _read(path: Path) -> dict[str, Any] | None:
 @contextmanager
 def _results(paths: list[Path]) -> Iterator[list[Any]]:
     """Files for bytes that appear under their names together at the end, those that were written to."""
-    whole = WholeFiles()
-    try:
+    with WholeFiles() as whole:
         files = [whole.binary(path) for path in paths]
         yield files
         for path, file in zip(paths, files, strict=True):
             if not file.tell():
                 whole.abandon(path)
-        whole.commit()
-    finally:
-        whole.discard()
 
 
 def _write(files: list[Any], rows: list[dict[str, Any]]) -> None:

@@ -118,12 +118,6 @@ class Topology(Part):
         holding = {endpoint.virtual_network for endpoint in self.private_endpoints}
         return tuple(network for network in self.virtual_networks if network.name in holding)
 
-    @property
-    def provider_networks(self) -> tuple[VirtualNetwork, ...]:
-        """The networks that hold a private link service, in file order."""
-        holding = {service.virtual_network for service in self.private_link_services}
-        return tuple(network for network in self.virtual_networks if network.name in holding)
-
     def visible_endpoints(self, network_name: str) -> tuple[PrivateEndpoint, ...]:
         """Endpoints that a network's hosts may use: its own, then those of networks peered with it."""
         self.network(network_name)

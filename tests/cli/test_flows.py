@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import Result
 
 from tests.cli.conftest import ENVIRONMENT, ROOT, TOPOLOGY
@@ -44,6 +45,16 @@ def test_a_topology_tells_endpoints_and_nat_ports(invoke: Invoke, topology: Path
     assert use["percent"] == pytest.approx(100 * 3 / 64_512)
 
 
+def test_the_share_is_of_the_ports_that_the_service_has(invoke: Invoke, topology: Path, tmp_path: Path) -> None:
+    document = yaml.safe_load(topology.read_text())
+    document["private_link_services"][0]["nat"] = {"nat_ports": "1024-1031"}
+    few = tmp_path / "few.yaml"
+    few.write_text(yaml.safe_dump(document))
+    (use,) = json.loads(invoke("flows", EXAMPLE, "-t", few, "--json", "--quiet", "--seed", 1).stdout)["nat_ports"]
+    assert (use["highest_ports"], use["of_ports"], use["percent"]) == (3, 8, pytest.approx(100 * 3 / 8))
+    assert "% of 8" in invoke("flows", EXAMPLE, "-t", few).stdout
+
+
 def test_the_terminal_says_it_in_words(invoke: Invoke, topology: Path) -> None:
     result = invoke("flows", EXAMPLE, "-t", topology)
     assert result.exit_code == 0
@@ -57,6 +68,16 @@ def test_a_file_that_is_no_flow_log_is_one_line_and_code_2(invoke: Invoke, tmp_p
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("time", ["999999999999999", "99999999999"])
+def test_a_time_that_no_clock_has_is_named(invoke: Invoke, tmp_path: Path, time: str) -> None:
+    tuples = [f"{time},10.0.2.4,10.0.1.5,50000,443,6,O,B,NX,0,0,0,0"]
+    flows = {"flowRecords": {"flows": [{"flowGroups": [{"rule": "r", "flowTuples": tuples}]}]}}
+    (tmp_path / "a.json").write_text(json.dumps({"records": [{"flowLogVersion": 4, **flows}]}))
+    result = invoke("flows", tmp_path / "a.json")
+    assert result.exit_code == 2
+    assert f"the time {time} is after the year 2262" in result.stderr
 
 
 def test_numba_is_not_loaded() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import shutil
@@ -9,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from dataplane.capture import PcapngWriter, PcapWriter, read_capture
 from dataplane.packets.batch import PacketBatch
-from dataplane.runs.folder import RunFolder
+from dataplane.runs.folder import RunFolder, WholeFiles
 
 CASE = Path(__file__).resolve().parents[2] / "pcaps" / "cases" / "exhaustion"
 CAPTURE, TOPOLOGY = str(CASE / "contoso.pcap"), str(CASE / "topology.yaml")
@@ -38,7 +40,7 @@ def test_two_outputs_at_one_place_are_refused(tmp_path: Path) -> None:
         points = ["--pcap", "contoso=same.pcap", "--pcap", f"provider={target}"]
         refused(dataplane("replay", CAPTURE, "-t", TOPOLOGY, *points, cwd=tmp_path), "two outputs")
     outputs = ["-o", "run", "--pcap", "contoso=run/capture.pcapng"]
-    refused(dataplane("replay", CAPTURE, "-t", TOPOLOGY, *outputs, cwd=tmp_path), "two outputs")
+    refused(dataplane("replay", CAPTURE, "-t", TOPOLOGY, *outputs, cwd=tmp_path), "a file of its own")
     assert not list(tmp_path.rglob("*.p*"))
 
 
@@ -58,7 +60,7 @@ def test_no_room_for_an_output_leaves_nothing_and_names_it(tmp_path: Path, room:
     earlier.write_bytes(b"kept")
     words = ["-o", "run", "--pcap", "provider=there.pcap"]
     done = dataplane("replay", CAPTURE, "-t", TOPOLOGY, *words, cwd=tmp_path, preexec_fn=little_room)
-    refused(done, f"error: run, {earlier}: cannot be written: File too large; nothing of this run was kept")
+    refused(done, f"error: run, {earlier}: cannot be written: File too large; nothing of it was kept")
     assert earlier.read_bytes() == b"kept"
     assert list(tmp_path.iterdir()) == [earlier]
 
@@ -183,6 +185,53 @@ def test_two_runs_do_not_write_one_folder_at_once(tmp_path: Path) -> None:
         folder.text("summary.json").write("mine")
         refused(dataplane("replay", CAPTURE, "-t", TOPOLOGY, "-o", str(tmp_path / "run")), "another run")
     assert (tmp_path / "run" / "summary.json").read_text() == "mine"
+
+
+def test_a_run_that_ends_meanwhile_keeps_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run ends between the moment when its file is opened and the one when it is locked."""
+    first = WholeFiles()
+    first.text(tmp_path / "x").write("result")
+    lock = fcntl.flock
+
+    def flock(handle: int, how: int) -> None:
+        if (tmp_path / ".x.partial").exists() and not (tmp_path / "x").exists():
+            first.commit()
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with WholeFiles() as second:
+        second.text(tmp_path / "x").write("half")
+        assert (tmp_path / "x").read_text() == "result"
+    assert (tmp_path / "x").read_text() == "half"
+
+
+def test_a_signal_does_not_come_between_the_files_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        signal.raise_signal(signal.SIGINT)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with RunFolder(tmp_path / "run") as folder:
+        folder.text("summary.json").write("{}")
+    assert (tmp_path / "run" / "summary.json").read_text() == "{}"
+
+
+def test_a_pcap_in_the_place_of_a_file_of_the_run_is_refused(tmp_path: Path) -> None:
+    words = ["-o", str(tmp_path / "run"), "--pcap", f"contoso={tmp_path / 'run' / 'scenario.yaml'}"]
+    run = dataplane("replay", CAPTURE, "-t", TOPOLOGY, *words)
+    refused(run, "scenario.yaml: is where the run has a file of its own")
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_room_for_an_imported_topology_leaves_nothing(tmp_path: Path) -> None:
+    azure = Path(__file__).resolve().parents[1] / "data" / "azure"
+    files = [str(path) for path in azure.glob("*.json") if path.name != "template.json"]
+    little_room = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (10, 10))
+    done = dataplane("topology", "import", *files, "-o", "t.yaml", cwd=tmp_path, preexec_fn=little_room)
+    refused(done, "t.yaml: cannot be written: File too large")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interface_without_packets_need_not_be_a_network(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from click.testing import Result
 from distributed import LocalCluster
 
 from tests.cli.conftest import TOPOLOGY
+from tests.conftest import needs
 
 Invoke = Callable[..., Result]
 
@@ -138,7 +139,7 @@ def test_another_scenario_is_computed_anew(invoke: Invoke, tmp_path: Path, plan:
 
 
 def test_json_and_parquet_hold_the_same_rows(invoke: Invoke, tmp_path: Path, plan: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet = needs("pyarrow.parquet", "pyarrow")
     folder = tmp_path / "out"
     plan.write_text("scenario: scenario.yaml\ngrid: {probes: [null, 4, [2, 1]], timeouts.udp: [1m]}\n")
     result = invoke("sweep", plan, "-o", folder, "--workers", 1, "--parquet", "--json", "--quiet")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -91,6 +93,8 @@ def test_a_capture_that_is_broken_stops_no_other(invoke: Invoke, tmp_path: Path,
     ("arguments", "complaint"),
     [
         (["a/x.pcap", "b/x.pcap.gz", "-o", "runs"], "a/x.pcap and b/x.pcap.gz would both be written to runs/x"),
+        (["a/x.pcap", "contoso=b/x.pcap", "-o", "r"], "a/x.pcap and contoso=b/x.pcap would both be written to r/x"),
+        ([".pcap", "-o", "runs"], ".pcap has nothing before its endings to name a folder by"),
         (["-", "-o", "runs"], "standard input (-) has no name for a folder"),
         (["a.pcap", "--pcap", "provider=out.pcap"], "--pcap names one file"),
     ],
@@ -99,6 +103,21 @@ def test_what_each_cannot_do_is_said_at_once(invoke: Invoke, arguments: list[str
     result = invoke("replay", "--each", *arguments)
     assert result.exit_code == 2
     assert complaint in result.stderr
+
+
+def test_a_process_that_is_killed_fails_its_capture(
+    invoke: Invoke, syns: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Executor):
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            future.set_exception(BrokenExecutor("killed"))
+            return future
+
+    monkeypatch.setattr("dataplane.runs.each.executor", lambda *_: Killed())
+    result = invoke("replay", "--each", syns, "-q")
+    assert result.exit_code == 2
+    assert f"{syns}: its process was ended from outside" in result.stderr
 
 
 def test_no_cluster_is_one_line(invoke: Invoke, syns: Path) -> None:

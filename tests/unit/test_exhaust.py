@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -237,6 +238,16 @@ def test_connections_idle_for_too_long_are_broken_and_resets_are_counted() -> No
     kept = run({**clients, "keep_alive": "3s"}, topology=topology(SMALL, **nat), duration="20s")
     assert kept.summary["sessions"]["resets_sent"] == 0
     assert kept.findings["traffic"][0]["connections"]["completed"] == 20
+
+
+def test_the_capture_has_the_resets_that_come_after_the_last_packet(tmp_path: Path) -> None:
+    clients = source(protocol="tcp", arrivals={"pattern": "constant", "rate": 10, "stop": "2s"}, life={"value": "9s"})
+    nat = {"idle_reset": True, "timeouts": {"tcp_established": "4s"}}
+    load = scenario(clients | {"ends": {"never": 1}}, topology=topology(SMALL, **nat), duration="20s")
+    result = exhaust(Exhaust(load, folder=tmp_path / "run", capture=True))
+    assert result.summary["sessions"]["resets_sent"] == 2 * 20
+    # One is seen in the consumer's network; the other on the backbone and in the provider's.
+    assert (tmp_path / "run" / "capture.pcapng").read_bytes().count(b" idle_reset") == 3 * 20
 
 
 def test_events_of_the_scenario_take_place_in_the_run() -> None:

@@ -104,7 +104,7 @@ def test_a_kernel_raises_prints_and_allocates_nothing(function: Function) -> Non
 
 @pytest.mark.parametrize("function", KERNELS, ids=str)
 def test_a_kernel_reads_fields_by_name_in_brackets(function: Function) -> None:
-    """`rows[i]["field"]`: attributes are for the arrays of State and Lookup and for numpy's types only."""
+    """`rows[i]["field"]`: attributes are for the arrays of State and for numpy's types only."""
     for node in body(function):
         if isinstance(node, ast.Attribute):
             assert isinstance(node.value, ast.Name), f"{function}: {ast.unparse(node)} in line {node.lineno}"
@@ -126,7 +126,7 @@ def test_one_name_is_one_kernel() -> None:
 
 
 def test_kernels_are_in_their_rooms() -> None:
-    """Besides those of the data plane, only reading and writing of captures is compiled."""
+    """Besides those of the data plane, only captures and the clients of experiments have compiled code."""
     for path in PACKAGE.rglob("*.py"):
         if path.parent.name not in {*ROOMS, "capture", "runs"}:
             assert not [str(function) for function in functions(path) if function.is_kernel]

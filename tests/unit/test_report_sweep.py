@@ -18,6 +18,7 @@ from dataplane.report.sweep_page import sweep_page
 from dataplane.report.write import write_report
 from dataplane.runs.folder import RunError
 from dataplane.runs.sweep_results import FIGURES
+from tests.conftest import needs
 
 
 def write_results(folder: Path, grid: dict[str, list[Any]]) -> Path:
@@ -177,7 +178,7 @@ def test_a_report_of_a_sweep_needs_neither_numba_nor_scapy(tmp_path: Path) -> No
 def test_values_that_want_to_be_markup_stay_values(tmp_path: Path) -> None:
     hostile = "</script><img src=x onerror=alert(1)>$x^2${b|"
     write_results(tmp_path, {"allocation": [hostile, "hash"], "nat_ips": [1, 2]})
-    pytest.importorskip("matplotlib")
+    needs("matplotlib", "matplotlib")
     report = write_report(tmp_path, pictures=tmp_path / "png")
     text = report.page.read_text()
     assert "<img src=x" not in text

@@ -83,6 +83,12 @@ def test_a_batch_that_does_not_fit_is_refused_before_a_kernel_sees_it(topology: 
         simulator.feed(batch, np.zeros(2, OUTCOME))
     with pytest.raises(ValueError, match="gaps"):
         simulator.feed(PacketBatch(np.repeat(batch.data, 2)[::2], batch.frames))
+    with pytest.raises(ValueError, match="data: an array of 1 dimensions and dtype int16; one dimension of uint8"):
+        simulator.feed(PacketBatch(batch.data.astype(np.int16), batch.frames))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="frames: an array of 2 dimensions"):
+        simulator.feed(PacketBatch(batch.data, batch.frames[None]))
+    with pytest.raises(ValueError, match="outcomes: an array of 1 dimensions and dtype int64"):
+        simulator.feed(batch, np.zeros(len(batch), np.int64))
     batch.data.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
         simulator.feed(batch)

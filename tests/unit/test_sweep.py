@@ -201,6 +201,18 @@ def test_a_process_that_is_killed_costs_the_cells_at_hand_only(tmp_path: Path, m
     assert (result.computed, len(crews)) == (2, 2)
 
 
+def test_a_broken_executor_that_is_given_fails_what_is_left(tmp_path: Path) -> None:
+    class Broken(Executor):
+        def submit(self, *_: Any, **__: Any) -> Any:
+            raise BrokenExecutor("gone")
+
+    plan = Sweep.model_validate({"scenario": scenario(duration="1s"), "grid": {"seed": [1, 2]}})
+    result = sweep(SweepJob(plan, tmp_path), Broken())
+    assert [line.split(",")[0] for line in result.failed] == [
+        f"seed {seed}: its process was ended from outside" for seed in (1, 2)
+    ]
+
+
 def test_the_sweep_as_used_is_the_same_sweep_again(tmp_path: Path) -> None:
     plan = Sweep.model_validate({
         "scenario": scenario(events=[{"at": "1s", "disconnect": "pe-contoso"}], seed=7),

@@ -51,9 +51,8 @@ def test_lookups_name_what_there_is(example: Topology) -> None:
         Topology().endpoint("x")
 
 
-def test_consumers_and_providers_are_listed_in_file_order(example: Topology) -> None:
+def test_consumers_are_listed_in_file_order(example: Topology) -> None:
     assert [network.name for network in example.consumer_networks] == ["contoso", "fabrikam"]
-    assert [network.name for network in example.provider_networks] == ["provider"]
 
 
 def network(name: str, prefix: str, *peers: str, **more: Any) -> dict[str, Any]:
