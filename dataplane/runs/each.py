@@ -10,7 +10,7 @@ from typing import Any
 
 from dataplane.capture import CaptureError
 from dataplane.kernel import is_compiled
-from dataplane.runs.executor import ENDED_FROM_OUTSIDE, executor
+from dataplane.runs.executor import ENDED_FROM_OUTSIDE, executor, tell_members
 from dataplane.runs.folder import RunError, check_folder
 from dataplane.runs.interruption import interruption
 from dataplane.runs.replay import Replay
@@ -20,6 +20,9 @@ from dataplane.topology import TopologyError
 
 #: Exit codes, the gravest first.
 _GRAVITY = (130, 2, 3, 4, 1, 0)
+
+#: In a process that replays: the captures at which it was interrupted.
+_interrupted: list[int] = []
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def replay_each(job: Replay) -> Iterator[Finished]:
     ]
     if not is_compiled():
         warm_up()  # once, and not in every process
-    with executor(job.workers or 1, job.dask) as members, interruption() as interrupted:
+    with executor(job.workers or 1, job.dask) as members, interruption(tell_members) as interrupted:
         futures = {members.submit(_replay, number, one): number for number, one in enumerate(jobs)}
         for future in as_completed(futures):
             if interrupted:
@@ -91,12 +94,16 @@ def _folders(job: Replay) -> list[Path | None]:
 
 
 def _replay(number: int, job: Replay) -> Finished:
-    """In another process: one capture."""
+    """In another process: one capture; after an interruption, none."""
+    if _interrupted:
+        return Finished(number, job.captures[0], None, 130, [], [], None)
     folder = None if job.folder is None else str(job.folder)
     try:
         result = replay_one(job)
     except (CaptureError, RunError, TopologyError, OSError, MemoryError) as error:
         return Finished(number, job.captures[0], None, 2, [str(error) or "not enough memory"], [], None)
+    if result.exit_code == 130:
+        _interrupted.append(number)
     errors = [*result.damage, *result.failures]
     held = [f"{job.captures[0]}: {line}" for line in result.held]
     return Finished(number, job.captures[0], folder, result.exit_code, errors, held, result.summary)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dataplane.kernel import is_compiled
-from dataplane.runs.executor import ENDED_FROM_OUTSIDE, executor
+from dataplane.runs.executor import ENDED_FROM_OUTSIDE, executor, tell_members
 from dataplane.runs.exhaust import Exhaust, exhaust
 from dataplane.runs.folder import REPORT, RunError, WholeFiles, check_outputs, names_in, to_json, version_of
 from dataplane.runs.interruption import interruption
@@ -142,7 +142,7 @@ def _compute(
     queue = deque(missing)
     # A process gets a cell when it is free: what lies ready in its queue could not be taken back at an interruption.
     room = job.workers if members is None and job.dask is None else len(missing)
-    with interruption() as interrupted:
+    with interruption(tell_members) as interrupted:
         while queue and not interrupted:  # once, and again where a process was killed and took its fellows with it
             given = nullcontext(members) if members is not None else executor(min(job.workers, len(queue)), job.dask)
             futures: dict[Future[dict[str, Any] | None], str] = {}

@@ -130,3 +130,18 @@ def test_a_sweep_whose_terminal_is_closed_ends_with_its_processes(scenario: Path
     assert process.wait(timeout=60) == 130
     assert [path.name for path in out.iterdir()] == ["cells"]
     wait_for(lambda: is_gone(process.pid))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_sweep_that_alone_is_told_to_end_takes_its_processes_along(
+    scenario: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    out = tmp_path / "out"
+    command = [*COMMAND, "sweep", str(tmp_path / "sweep.yaml"), "-o", str(out), "--workers", "1", "-q"]
+    process = subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True, stderr=subprocess.DEVNULL)
+    wait_for((out / ".results.csv.partial").exists)
+    time.sleep(4.0)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    wait_for(lambda: is_gone(process.pid))
