@@ -16,9 +16,10 @@ from dataplane.forwarding.pipeline import first_wrong
 from dataplane.forwarding.resets import reset_packets
 from dataplane.metrics.series import Series, Sink
 from dataplane.metrics.summary import first_exhaustion, pool_names, summarise
+from dataplane.nat.fragments import DATAGRAMS, OVERLAP
 from dataplane.packets.batch import FIRST_TIME, FRAME, LAST_TIME, NO_POINT, TIME_UNREPRESENTABLE, WAITED, PacketBatch
 from dataplane.packets.headers import LINK_ETHERNET
-from dataplane.records import CAPTURED_REPLY, OUTCOME, PACKET, RESET_TO_CONSUMER, TO_SERVICE, State
+from dataplane.records import CAPTURED_REPLY, OUTCOME, RESET_TO_CONSUMER, TO_SERVICE, State
 from dataplane.shards.crew import Crew, Threads
 from dataplane.shards.dispatcher import Dispatcher
 from dataplane.shards.shard import Settings, Shard
@@ -142,7 +143,7 @@ class Simulator:
         self._to_close = self._crew or given
         self._core = Shard(settings) if self._crew is None else Dispatcher(settings, self._crew)
         translates = any(s.nat.fragments == "translate" for s in topology.private_link_services)
-        self._sequencer = Sequencer(np.zeros(1, PACKET)) if translates else None
+        self._sequencer = Sequencer(topology, seed) if translates else None
         self._closed = False
         self._extremes: _Extremes | None = None
         self.series = Series(topology, on_minute)
@@ -203,7 +204,7 @@ class Simulator:
         if self._sequencer is None:
             return batch
         self._check(batch, _NOTHING)
-        return self._sequencer.sequence(self._core.front, batch)
+        return self._sequencer.sequence(self._core.clock, batch)
 
     def finish(self) -> ProcessResult:
         """The input has ended: fragments that still wait for the first of their datagram are dropped."""
@@ -228,6 +229,13 @@ class Simulator:
         self._check(batch, outcomes)
         if self._sequencer is not None and batch.datagrams is None:
             raise ValueError("this topology translates fragments, some of which have to wait: feed sequence(batch)")
+        marks = batch.datagrams
+        if marks is not None and not (
+            marks.dtype == np.int32
+            and marks.shape in ((0,), (len(batch),))
+            and (not len(marks) or (marks.min() > OVERLAP - DATAGRAMS and marks.max() < DATAGRAMS))
+        ):
+            raise ValueError("the batch's datagrams are not those of its frames as sequence(batch) gave them")
         self._core.feed(batch, outcomes, self._end_minute)
 
     def _check(self, batch: PacketBatch, outcomes: NDArray[Any]) -> None:

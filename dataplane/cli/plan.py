@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,17 @@ _ONLY_WITH = {
 }  # fmt: skip
 
 
+class Within(click.FloatRange):
+    """Numbers of a range; NaN is none, though no comparison refuses it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click calls it."""
+        number = super().convert(value, param, ctx)
+        return self.fail(f"{value} is no number", param, ctx) if math.isnan(number) else number
+
+
 @click.command("plan", epilog="Example: dataplane plan --rate 700 --life 20 --ends fin --headroom 25")
-@click.option("--rate", type=click.FloatRange(0.001, 1e7), help="The load: new connections per second.")
+@click.option("--rate", type=Within(0.001, 1e7), help="The load: new connections per second.")
 @click.option("--scenario", type=click.Path(path_type=Path), metavar="FILE", help="The load: that of a scenario.")
 @click.option("--capture", metavar="[POINT=]FILE", help="The load: the connections of a capture, again and again.")
 @click.option(
@@ -38,13 +48,13 @@ _ONLY_WITH = {
 )  # fmt: skip
 @click.option("--topology", "-t", type=click.Path(path_type=Path), help="Of --capture and --flow-log: the services.")
 @click.option(
-    "--copies", type=click.FloatRange(0.001, 1e6), default=1.0, show_default=True, metavar="N",
+    "--copies", type=Within(0.001, 1e6), default=1.0, show_default=True, metavar="N",
     help="Of --capture and --flow-log: so many connections for each one.",
 )  # fmt: skip
 @click.option("--target", type=float, default=1e-6, show_default=True, help="Share of sessions that may fail.")
-@click.option("--headroom", type=click.FloatRange(0, 1000), default=0.0, show_default=True, help="Percent to grow.")
+@click.option("--headroom", type=Within(0, 1000), default=0.0, show_default=True, help="Percent to grow.")
 @click.option("--no-simulation", is_flag=True, help="Formulas only.")
-@click.option("--life", type=click.FloatRange(0, 1e6), default=1.0, show_default=True,
+@click.option("--life", type=Within(0, 1e6), default=1.0, show_default=True,
               help="Of --rate: the connections' mean life, seconds.")  # fmt: skip
 @click.option("--protocol", type=click.Choice(["tcp", "udp"]), default="tcp", show_default=True, help="Of --rate.")
 @click.option(
@@ -54,13 +64,13 @@ _ONLY_WITH = {
     show_default=True,
     help="Of --rate: how TCP connections end; never: they are left to the idle time-out.",
 )
-@click.option("--idle", type=click.FloatRange(0, 100), default=0.0, show_default=True,
+@click.option("--idle", type=Within(0, 100), default=0.0, show_default=True,
               help="Of --rate: percent that say nothing between their beginning and end.")  # fmt: skip
-@click.option("--keep-alive", type=click.FloatRange(0.1, 1e6), help="Of --idle: silent seconds before a keep-alive.")
+@click.option("--keep-alive", type=Within(0.1, 1e6), help="Of --idle: silent seconds before a keep-alive.")
 @click.option("--profile", default="azure-pls", show_default=True, help="Of --rate: the NAT's profile, its time-outs.")
-@click.option("--timeout", type=click.FloatRange(0.01, 1e7),
+@click.option("--timeout", type=Within(0.01, 1e7),
               help="Of --rate: seconds from the last packet to the port's release.")  # fmt: skip
-@click.option("--port-hold", type=click.FloatRange(0, 1e7),
+@click.option("--port-hold", type=Within(0, 1e7),
               help="Of --rate: seconds for which a released port is held.")  # fmt: skip
 @click.option("--backends", type=click.IntRange(1, 1000), default=1, show_default=True, help="Of --rate.")
 @click.option("--ports", type=click.IntRange(1, 64512), default=64512, show_default=True,

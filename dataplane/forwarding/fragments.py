@@ -5,6 +5,7 @@ Reads frames and bytes as `classify` does; what waits and what goes on is decide
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataplane.forwarding.classify import classify, read_rest
+from dataplane.forwarding.clock import is_usable
+from dataplane.forwarding.events import take_place
+from dataplane.forwarding.tables import build_state, events_of
 from dataplane.kernel import kernel, load16, load32
 from dataplane.nat.fragments import UNRESOLVED, Extent, FragmentQueue
 from dataplane.packets.batch import FIRST_TIME, LAST_TIME, TIME_UNREPRESENTABLE, WAITED, PacketBatch
@@ -26,7 +30,8 @@ from dataplane.packets.headers import (
     SOURCE,
     link_header,
 )
-from dataplane.records import EITHER, FIRST_FRAGMENT, FRAGMENT_ROW, LATER_FRAGMENT, TO_SERVICE, State
+from dataplane.records import EITHER, FIRST_FRAGMENT, FRAGMENT_ROW, LATER_FRAGMENT, PACKET, TO_SERVICE
+from dataplane.topology.model import Topology
 from dataplane.verdict import Verdict
 
 _FORWARDED = int(Verdict.FORWARDED)
@@ -76,52 +81,87 @@ def find_fragments(state: Any, frames: Any, data: Any, begin: Any, packet: Any, 
 
 
 class Sequencer:
-    """Puts the packets of batches in an order in which first fragments come first; holds what has to wait."""
+    """Puts the packets of batches in an order in which first fragments come first; holds what has to wait.
 
-    def __init__(self, scratch: NDArray[Any]) -> None:
+    It stands before the pipeline, which has not seen the batch at hand. So events take place here too, in a state of
+    which only the topology counts: which fragments are to be translated depends on the NAT IPs that there are.
+    """
+
+    def __init__(self, topology: Topology, seed: int) -> None:
         self._queue: FragmentQueue[Held] = FragmentQueue()
-        self._packet = scratch[0]
+        self._packet = np.zeros(1, PACKET)[0]
+        self._topology, self._seed = topology, seed
+        self._state = build_state(topology, seed, logging=False, rows=1)
+        self._events = deque(events_of(topology))  # that are to come
         self._now = FIRST_TIME
         self._begun = False  # a packet has arrived: time begins with the first one
+        self._origin: int | None = None  # the clock at the first packet that went on, from which events count
 
     @property
     def waiting(self) -> int:
         """How many packets wait."""
         return self._queue.waiting
 
-    def sequence(self, state: State, batch: PacketBatch) -> PacketBatch:
-        """The packets to be processed now, in order: without those that wait, with those that wait no longer."""
+    def sequence(self, clock: Any, batch: PacketBatch) -> PacketBatch:
+        """The packets to be processed now, in order: without those that wait, with those that wait no longer.
+
+        `clock` is the row of CLOCK of what has been received so far.
+        """
         frames = batch.frames
         self._begun |= len(frames) > 0
-        fragments = self._find(state, batch)
+        if clock["started"]:
+            self._origin = int(clock["origin"])
+            self._now = max(self._now, int(clock["now"]))
         usable = frames["flags"] & TIME_UNREPRESENTABLE == 0
         usable &= (frames["time_ns"] >= FIRST_TIME) & (frames["time_ns"] <= LAST_TIME)
         times = np.where(usable, frames["time_ns"], FIRST_TIME)
-        if not len(fragments):
-            self._now = max(self._now, int(times.max(initial=FIRST_TIME)))
-            return replace(batch, datagrams=np.zeros(0, np.int32))
         times = np.maximum.accumulate(times)
         order = _Order(batch)
-        for row in fragments:
-            index = int(row["index"])
-            order.keep(index)
-            self._now = max(self._now, int(times[index]))
-            point = int(frames["point"][index])
-            key = (
-                point,
-                int(row["source"]),
-                int(row["destination"]),
-                int(row["protocol"]),
-                int(row["identification"]),
-            )
-            begin = int(row["begin"])
-            extent = Extent(begin, begin + -(-int(row["bytes"]) // 8), bool(row["more"]))
-            held = (frames[index : index + 1].copy(), batch[index])
-            order.put(self._queue.arrive(key, extent, held, self._now), held)
-            order.skip(index)
-        order.keep(len(frames))
-        self._now = max(self._now, int(times[-1]))
-        return order.batch()
+        done, count = 0, 0
+        while done < len(frames):
+            self._now = max(self._now, int(times[done]))
+            fragments = self._find(batch, done, end := self._until_event(times, done))
+            count += len(fragments)
+            if self._origin is None and not len(fragments):
+                self._begin(frames[done])
+            for row in fragments:
+                index = int(row["index"])
+                order.keep(index)
+                self._now = max(self._now, int(times[index]))
+                held = (frames[index : index + 1].copy(), batch[index])
+                going = self._arrive(row, held)
+                if self._origin is None and going:
+                    self._begin(going[0][0][0][0])
+                order.put(going, held)
+                order.skip(index)
+            order.keep(end)
+            done = end
+        if len(frames):
+            self._now = max(self._now, int(times[-1]))
+        return order.batch() if count else replace(batch, datagrams=np.zeros(0, np.int32))
+
+    def _begin(self, frame: Any) -> None:
+        """The first packet goes on: the clock is its time, or 0 if it has none."""
+        self._origin = int(frame["time_ns"]) if is_usable(frame) else 0
+        self._now = max(self._now, self._origin)
+
+    def _until_event(self, times: NDArray[np.int64], begin: int) -> int:
+        """Let the events take place that come before frame `begin`; the first frame that another one comes before."""
+        if self._origin is None:
+            return begin + 1  # does it go on?
+        while self._events and self._origin + self._events[0].at <= self._now:
+            take_place(self._state, self._topology, self._seed, self._events.popleft())
+        if not self._events:
+            return len(times)
+        return begin + int(np.searchsorted(times[begin:], min(self._origin + self._events[0].at, LAST_TIME)))
+
+    def _arrive(self, row: Any, held: Held) -> list[tuple[Held, int]]:
+        """What goes on when this fragment has arrived."""
+        names = ("source", "destination", "protocol", "identification")
+        key = (int(held[0][0]["point"]), *(int(row[name]) for name in names))
+        begin = int(row["begin"])
+        extent = Extent(begin, begin + -(-int(row["bytes"]) // 8), bool(row["more"]))
+        return list(self._queue.arrive(key, extent, held, self._now))  # type: ignore[arg-type]
 
     def forget(self, now_ns: int) -> PacketBatch:
         """Time passes: what has waited too long."""
@@ -139,14 +179,13 @@ class Sequencer:
         order.put(going)
         return order.batch()
 
-    def _find(self, state: State, batch: PacketBatch) -> NDArray[Any]:
+    def _find(self, batch: PacketBatch, begin: int, end: int) -> NDArray[Any]:
         parts = []
-        begin = 0
-        while begin < len(batch):
+        while begin < end:
             found = np.zeros(4096, FRAGMENT_ROW)
-            begin, count = find_fragments(state, batch.frames, batch.data, begin, self._packet, found)
+            begin, count = find_fragments(self._state, batch.frames[:end], batch.data, begin, self._packet, found)
             parts.append(found[:count])
-        return np.concatenate(parts) if parts else np.zeros(0, FRAGMENT_ROW)
+        return np.concatenate(parts)
 
 
 class _Order:

@@ -7,6 +7,7 @@ address; at a provider's backend the source is a NAT IP. docs/flow-logs.md expla
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import re
@@ -176,10 +177,10 @@ def nat_port_use(logs: FlowLogs, nat_ips: set[IPv4Address]) -> list[PortUse]:
 def _records(path: Path) -> Iterator[Any]:
     """The records of a file, one at a time."""
     try:
-        with path.open("rb") as raw:
-            compressed = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rt", encoding="utf-8") if compressed else path.open(encoding="utf-8") as file:
-            yield from _decoded(file, path)
+        with path.open("rb") as raw:  # once: it may be a pipe
+            binary = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
+            with io.TextIOWrapper(binary, encoding="utf-8") as file:
+                yield from _decoded(file, path)
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise RunError(f"{path}: the gzip data are damaged or cut short; fetch the file again") from None
     except UnicodeDecodeError:
@@ -198,7 +199,15 @@ def _decoded(file: TextIO, path: Path) -> Iterator[Any]:
     while True:
         place = _SPACE.match(text, place).end()  # type: ignore[union-attr]
         if text.startswith("]", place):
-            return
+            rest = (text[place + 1 :] + file.read(_CHUNK)).strip()
+            if rest == "}":
+                return
+            if not rest:
+                raise RunError(f"{path}: the file is cut short after record {number - 1}; fetch it again")
+            raise RunError(
+                f"{path}: after record {number - 1}, the last one, comes {rest[:30]!r} in place of the end of the "
+                "file; name each PT1H.json by itself"
+            )
         try:
             record, place = decoder.raw_decode(text, place)
         except json.JSONDecodeError as error:
@@ -209,6 +218,8 @@ def _decoded(file: TextIO, path: Path) -> Iterator[Any]:
                 raise RunError(f"{path}: record {number} is no JSON: {error.msg}; fetch the file again") from None
             text, place, size = text[place:] + more, 0, 2 * size
             continue
+        except (RecursionError, ValueError) as error:  # nested too deep, a number of thousands of digits
+            raise RunError(f"{path}: record {number} is no flow record: {error}; fetch the file again") from None
         yield record
         number += 1
 
@@ -266,7 +277,7 @@ def _parsed(text: Any, where: str, left_out: dict[str, int]) -> _Tuple | None:
         time_ns = _number(time, 10**15) * (_MS if len(time) > 11 else _SECOND)
         if time_ns > LAST_TIME:
             raise ValueError(f"the time {time} is after the year 2262, where a clock of nanoseconds ends")
-        counts = tuple(_number(text or "0", 10**18) for text in fields[9:13])
+        counts = tuple(_number(text or "0", 10**15) for text in fields[9:13])
     except (AddressValueError, ValueError) as error:
         raise RunError(f"{where}: flow tuple {text!r:.120}: {error}") from None
     if state == "D":

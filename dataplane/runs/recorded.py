@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 from dataplane.runs.captured import connections_of_captures
 from dataplane.runs.connections import RECORDED
 from dataplane.runs.flow_logs import connections_to, end_of, read_flow_logs
+from dataplane.runs.folder import RunError
 from dataplane.runs.scenario import TrafficSource
 from dataplane.runs.scenario_values import MOST_BYTES
+
+#: Later than any run ends, nanoseconds.
+_NEVER = 2.0**62
+
+#: A recording that comes again takes so long at least, nanoseconds.
+_SHORTEST = 1_000_000
 
 #: Bytes of IPv4 and transport header without options, which are no payload.
 _HEADERS = {"tcp": 40, "udp": 28}
@@ -45,11 +52,17 @@ def recorded_connections(source: TrafficSource, endpoint: IPv4Address) -> tuple[
             )
         rows[key] = rows[key].clip(0, MOST_BYTES)
     speed = arrivals.speed or 1.0
-    rows["time"] = (rows["time"] / speed).astype(np.int64)
+    rows["time"] = np.minimum(rows["time"] / speed, _NEVER).astype(np.int64)
+    period = round(length / speed) if again else 0
+    if again and period < _SHORTEST:
+        raise RunError(
+            f"{source.name}: the recording is {period:,} ns long, and would come again without end; a repeated one has "
+            f"at least {_SHORTEST:,} ns. Leave `repeat` out, or give moments a longer `period`"
+        )
     each = 1.0 if arrivals.copies is None else arrivals.copies
     # With 1.5 copies the connections are once and twice there in turn.
     copies = np.diff(np.floor(np.arange(len(rows) + 1) * each + 1e-9)).astype(np.int64)
-    return np.repeat(rows, copies), max(1, round(length / speed)) if again else 0, notes
+    return np.repeat(rows, copies), period, notes
 
 
 def _of_flow_logs(paths: tuple[str, ...], protocol: str, server: tuple[IPv4Address, int]) -> tuple[NDArray[Any], int]:

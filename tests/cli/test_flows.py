@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -68,6 +71,36 @@ def test_a_file_that_is_no_flow_log_is_one_line_and_code_2(invoke: Invoke, tmp_p
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text * 2, "after record 3, the last one, comes '}"),
+        (lambda text: text.rstrip()[:-1], "the file is cut short after record 3"),
+        (lambda text: text.replace('sion": 4', 'sion": ' + "[" * 100_000), "record 1 is no flow record"),
+    ],
+)
+def test_what_is_no_whole_flow_log_is_refused(
+    invoke: Invoke, tmp_path: Path, change: Callable[[str], str], words: str
+) -> None:
+    (tmp_path / "a.json").write_text(change(EXAMPLE.read_text()))
+    result = invoke("flows", tmp_path / "a.json")
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_pipe_is_read_once(tmp_path: Path, packed: bool) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    content = EXAMPLE.read_bytes()
+    writer = threading.Thread(target=pipe.write_bytes, args=(gzip.compress(content) if packed else content,))
+    writer.start()
+    command = [sys.executable, "-m", "dataplane", "flows", str(pipe)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    writer.join()
+    assert done.stdout.startswith("7 new connections"), done.stderr
 
 
 @pytest.mark.parametrize("time", ["999999999999999", "99999999999"])

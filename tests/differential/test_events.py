@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from scapy.all import IP, UDP, Ether, Raw, fragment
 
+from dataplane.packets.batch import PacketBatch
+from dataplane.simulator import Simulator
 from dataplane.topology.model import Topology
+from dataplane.verdict import Verdict
 from tests.lockstep import Sent, Story, arrive, assert_equal_runs
 from tests.property.networks import BACKENDS, CLIENT, ENDPOINT, NAT_IPS, network
 from tests.reference import ReferenceSimulator
@@ -149,3 +153,34 @@ def test_events_take_place_as_time_passes_without_a_packet() -> None:
     outcomes, reference = told([tcp(0, 5000), 89 * SECOND, tcp(89, 5000), 90 * SECOND, tcp(90, 5000)], events)
     assert [str(outcome.verdict) for outcome in outcomes] == ["connection_not_approved"] * 2 + ["forwarded"]
     assert reference.summary()["sessions"]["active"] == 1
+
+
+@pytest.mark.parametrize("size", [1, 100])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_fragments_see_the_nat_ips_of_their_moment(size: int, workers: int) -> None:
+    """One by one or in one batch: one NAT IP is added after 10 s, the other goes after 12 s."""
+    nat = {"profile": "rfc", "nat_ip_selection": "round_robin", "port_allocation": "sequential"}
+    document = network(nat={**nat, "nat_ports": "2000-2009", "timeouts": {"udp": "1h"}}).model_dump(mode="json")
+    (first, second), backend = NAT_IPS, document["private_link_services"][0]["load_balancer"]["backend_pool"][0]
+    document["private_link_services"][0]["nat_ips"] = [first]
+    document["events"] = [
+        {"at": "10s", "add_nat_ip": "service", "address": second},
+        {"at": "12s", "remove_nat_ip": "service", "address": first},
+    ]
+    reply, gone = (
+        fragment(Ether() / IP(src=backend, dst=nat_ip, id=9) / UDP(sport=5353, dport=2000) / Raw(b"r" * 40), fragsize=24)
+        for nat_ip in (second, first)
+    )
+    request = Ether() / IP(src=str(CLIENT), dst=str(ENDPOINT))
+    asked = [request / UDP(sport=port, dport=53) / Raw(b"q") for port in (1000, 1001)]
+    sent = [(0, "tenant0", asked[0]), (11, "tenant0", asked[1]), (20, "provider", gone[1])]
+    sent += [(21 + number, "provider", part) for number, part in enumerate(reply)]
+    simulator = Simulator(Topology.model_validate(document), workers=workers)
+    verdicts = []
+    for begin in range(0, len(sent), size):
+        part = sent[begin : begin + size]
+        batch = PacketBatch.from_bytes([bytes(packet) for _, _, packet in part], [time * SECOND for time, _, _ in part])
+        batch.frames["point"] = [simulator.point(at) for _, at, _ in part]
+        verdicts += [str(Verdict(verdict)) for verdict in simulator.process(batch).verdicts.tolist()]
+    assert verdicts == ["forwarded"] * 2 + ["bypassed"] + ["forwarded"] * 2
+    assert simulator.waiting == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,10 @@ def test_packets_cannot_be_fed_around_the_stage_in_which_fragments_wait() -> Non
     batch.frames["point"] = 0
     with pytest.raises(ValueError, match="sequence"):
         simulator.feed(batch)
+    for marks in ([1024], [-1026], [0, 0], [0.5]):
+        wrong = replace(batch, datagrams=np.array(marks, np.float64 if 0.5 in marks else np.int32))
+        with pytest.raises(ValueError, match=r"not those of its frames as sequence\(batch\) gave them"):
+            simulator.feed(wrong)
     simulator.feed(simulator.sequence(batch))
     assert simulator.summary()["forwarded"]["packets"] == 1
 
