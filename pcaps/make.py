@@ -31,6 +31,9 @@ CLIENT_MAC, ROUTER_MAC = "02:00:00:00:00:04", "02:00:00:00:00:01"
 
 Timed = tuple[float, Packet]
 
+#: A time of day in milliseconds; scapy's own choice is that of the moment.
+_MOMENT = 0xAFC9A3
+
 
 def ethernet(packet: Packet, *, up: bool = True) -> Packet:
     """A frame from the client (or to it)."""
@@ -147,7 +150,7 @@ def icmp_fragments_resets() -> None:
         (1.5, ethernet(IP(src=endpoint, dst=client, proto=1) / wrong, up=False)),
         (2.0, ethernet(up / ICMP(id=42, seq=1) / Raw(b"ping"))),
         (2.1, ethernet(down / ICMP(type=0, id=42, seq=1) / Raw(b"ping"), up=False)),
-        (2.2, ethernet(up / ICMP(type=13))),
+        (2.2, ethernet(up / ICMP(type=13, ts_ori=_MOMENT, ts_rx=_MOMENT, ts_tx=_MOMENT))),
         *((3.0 + 0.001 * n, ethernet(piece)) for n, piece in enumerate(reversed(pieces))),
         *((4.0 + 0.001 * n, ethernet(piece)) for n, piece in enumerate(overlapping)),
         (5.0, ethernet(IP(src=client, dst=endpoint, id=9, proto=17, frag=10) / Raw(b"no first fragment"))),

@@ -19,7 +19,7 @@ def command(folder: Path, output: Path | None, png: Path | None, as_json: bool, 
 
     FOLDER is what -o of `dataplane replay`, `exhaust` or `sweep` named. The page of a run shows NAT ports, who used
     them, sessions, bytes, drops; that of a sweep its figures over the settings of the grid. It is one file that needs
-    no network. --png needs matplotlib: pip install 'dataplane[png]'.
+    no network. --png needs matplotlib: pip install 'matplotlib>=3.8'.
     """
     from dataplane.report import write_report
     from dataplane.runs.folder import RunError, to_json

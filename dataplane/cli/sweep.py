@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes; the processors, if left out.")
 @click.option("--dask", metavar="ADDRESS", help="Let the workers of the Dask cluster at ADDRESS compute the cells.")
-@click.option("--parquet", is_flag=True, help="Write results.parquet too: pip install 'dataplane[parquet]'.")
+@click.option("--parquet", is_flag=True, help="Write results.parquet too: pip install 'pyarrow>=16'.")
 @click.option("--report", is_flag=True, help="Make report.html in FOLDER, as `dataplane report` does.")
 @common_options
 def command(

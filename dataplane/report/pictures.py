@@ -25,7 +25,7 @@ _DPI = 150
 def need_matplotlib() -> None:
     """Raise `RunError` if the extra is not installed."""
     if find_spec("matplotlib") is None:
-        raise RunError("--png needs matplotlib, which is not installed: pip install 'dataplane[png]'")
+        raise RunError("--png needs matplotlib, which is not installed: pip install 'matplotlib>=3.8'")
 
 
 def draw(chart: Chart, file: BinaryIO) -> None:

@@ -69,7 +69,7 @@ def sweep(job: SweepJob, members: Executor | None = None, progress: Progress | N
     results are written; the files of finished cells stay.
     """
     if job.parquet and importlib.util.find_spec("pyarrow") is None:
-        raise RunError("--parquet needs pyarrow, which is not installed: pip install 'dataplane[parquet]'")
+        raise RunError("--parquet needs pyarrow, which is not installed: pip install 'pyarrow>=16'")
     cells = list(job.sweep.cells())
     tables = [job.folder / RESULTS, job.folder / CONFIGURATION]
     tables += [job.folder / "results.parquet"] if job.parquet else []

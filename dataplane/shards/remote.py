@@ -136,7 +136,7 @@ def connect(address: str) -> Any:
     try:
         from distributed import Client
     except ImportError:
-        raise ValueError("a Dask cluster can be used with Dask only: pip install 'dataplane[dask]'") from None
+        raise ValueError("a Dask cluster can be used with Dask only: pip install 'distributed>=2024.1'") from None
     try:
         client = Client(address, set_as_default=False, timeout="10s")
     except (OSError, ValueError) as error:

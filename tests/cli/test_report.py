@@ -195,7 +195,7 @@ def test_without_matplotlib_the_extra_is_named_and_nothing_written(
     invoke: Invoke, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dataplane.report.pictures.find_spec", lambda name: None)
-    refused(invoke("report", folder, "--png", tmp_path / "slides"), "pip install 'dataplane[png]'")
+    refused(invoke("report", folder, "--png", tmp_path / "slides"), "pip install 'matplotlib>=3.8'")
     assert not (folder / "report.html").exists()
     assert not (tmp_path / "slides").exists()
 

@@ -161,7 +161,7 @@ def test_parquet_without_pyarrow_names_the_extra(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = invoke("sweep", plan, "-o", tmp_path / "out", "--parquet")
     assert result.exit_code == 2
-    assert "pip install 'dataplane[parquet]'" in result.stderr
+    assert "pip install 'pyarrow>=16'" in result.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -168,7 +168,7 @@ def test_fragments_see_the_nat_ips_of_their_moment(size: int, workers: int) -> N
         {"at": "12s", "remove_nat_ip": "service", "address": first},
     ]
     reply, gone = (
-        fragment(Ether() / IP(src=backend, dst=nat_ip, id=9) / UDP(sport=5353, dport=2000) / Raw(b"r" * 40), fragsize=24)
+        fragment(Ether() / IP(src=backend, dst=nat_ip) / UDP(sport=5353, dport=2000) / Raw(b"r" * 40), fragsize=24)
         for nat_ip in (second, first)
     )
     request = Ether() / IP(src=str(CLIENT), dst=str(ENDPOINT))
