@@ -21,7 +21,7 @@ from dataplane.capture.overlap import ReadAhead
 from dataplane.capture.pcap import PcapScanner
 from dataplane.capture.pcapng import PcapngScanner
 from dataplane.capture.place import place
-from dataplane.capture.streams import Stored, Stream, StreamDamage, decompressed
+from dataplane.capture.streams import Stored, Stream, StreamDamage, compression, decompressed
 from dataplane.packets.batch import FRAME, Interface, PacketBatch
 
 #: Packets of one batch at most.
@@ -31,6 +31,11 @@ BATCH_PACKETS = 1 << 16
 _WORTH_A_THREAD = 4 << 20
 
 _ACCEPTED = "accepted are pcap and pcapng, plain or compressed with gzip or zstd"
+
+
+def may_be_capture(head: bytes) -> bool:
+    """Whether a file of these first bytes, four or more, may be a capture: the rest of any other need not be read."""
+    return head[:4] in pcap.MAGIC or head[:4] == pcapng.MAGIC or compression(head[:4]) != ""
 
 
 class CaptureReader:

@@ -164,9 +164,16 @@ class Zstd:
 
 def decompressed(stored: Stored) -> tuple[Stream, str]:
     """The stream of what was compressed, and the compression's name ("" for none), told by magic number."""
-    magic = stored.peek(4)
+    name = compression(stored.peek(4))
+    if name == "gzip":
+        return Gzip(stored), name
+    return (Zstd(stored) if name == "zstd" else stored), name
+
+
+def compression(magic: bytes) -> str:
+    """What the first four bytes of a file say of its compression: gzip, zstd or "" for none."""
     if magic[:2] == b"\x1f\x8b":
-        return Gzip(stored), "gzip"
+        return "gzip"
     if magic == b"\x28\xb5\x2f\xfd" or (magic[1:] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F):
-        return Zstd(stored), "zstd"
-    return stored, ""
+        return "zstd"
+    return ""

@@ -18,10 +18,14 @@ C = TypeVar("C", bound=Callable[..., Any])
 CONDITION, USAGE, EXPORT = 1, 2, 4
 
 
+#: A scenario's file has room for as much.
+_SEED = click.IntRange(-(2**63), 2**63 - 1)
+
+
 def common_options(command: C) -> C:
     """`--json`, `--quiet` and `--seed`, as every command has them."""
     for option in (
-        click.option("--seed", type=int, default=0, show_default=True, help="Decides every random choice."),
+        click.option("--seed", type=_SEED, default=0, show_default=True, help="Decides every random choice."),
         click.option("--quiet", "-q", is_flag=True, help="No progress bar, no notes."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."),
     ):

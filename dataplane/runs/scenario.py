@@ -178,6 +178,8 @@ class Life(Part):
         if given not in choices[self.distribution]:
             words = " or ".join(" and ".join(sorted(choice)) for choice in choices[self.distribution]) or "no key"
             raise ValueError(f"{self.distribution} has {words}; here: {', '.join(sorted(given)) or 'neither'}")
+        if self.distribution == "log_normal" and self.mean is not None and self.shape is not None and self.shape > 30:
+            raise ValueError(f"a log-normal life of shape {self.shape:g} has a mean beyond any number; write median")
         if self.distribution == "pareto" and self.mean is not None and self.shape is not None and self.shape <= 1:
             raise ValueError(f"a Pareto life of shape {self.shape:g} has no mean; write median, or a shape above 1")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -11,11 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from dataplane.capture import CaptureError, CaptureReader, open_capture
+from dataplane.capture.open import may_be_capture
 from dataplane.capture.overlap import cores
 from dataplane.packets.batch import INBOUND, Interface, PacketBatch
 from dataplane.runs.folder import RunError
@@ -68,12 +70,29 @@ def spooled(sources: list[Source]) -> Iterator[list[Source]]:
                     if source.path == "-":
                         if sys.stdin is None:
                             raise RunError("-: standard input is closed")
-                        shutil.copyfileobj(sys.stdin.buffer, copy)
+                        _spool(source, sys.stdin.buffer, copy)
                     else:
                         with open(source.path, "rb") as pipe:
-                            shutil.copyfileobj(pipe, copy)
+                            _spool(source, pipe, copy)
             ready.append(Source(path, source.name, source.point))
         yield ready
+
+
+def _spool(source: Source, given: BinaryIO, copy: BinaryIO) -> None:
+    """Copy a capture; of what is none only the beginning, by which it will be refused: it may never end."""
+    head = given.read(8)
+    try:
+        copy.write(head)
+        if may_be_capture(head):
+            shutil.copyfileobj(given, copy)
+            copy.flush()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise RunError(
+            f"{source.name}: is read more than once, so it is copied to {Path(copy.name).parent} first, where there is "
+            "no room for it; TMPDIR names another place"
+        ) from error
 
 
 def _is_pipe(path: str) -> bool:

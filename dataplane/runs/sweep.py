@@ -216,7 +216,8 @@ def _read(path: Path) -> dict[str, Any] | None:
     """The figures of a cell that is finished; what is no such file counts as missing."""
     try:
         figures: dict[str, Any] = json.loads(path.read_bytes())["figures"]
-        return {name: figures[name] for name in FIGURES}
+        found = {name: figures[name] for name in FIGURES}
+        return found if all(one is None or type(one) in (int, float) for one in found.values()) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

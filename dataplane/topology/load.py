@@ -60,6 +60,8 @@ def read_bytes(path: str | os.PathLike[str], kind: str) -> bytes:
         raise TopologyError(source, [Problem(None, "", f"is a directory; name a {kind} file")]) from None
     except OSError as error:
         raise TopologyError(source, [Problem(None, "", f"cannot be read: {error.strerror}")]) from None
+    except ValueError as error:  # a zero byte, half of a surrogate pair
+        raise TopologyError(ascii(source), [Problem(None, "", f"is no file name: {error}")]) from None
     if len(content) > _LARGEST:
         raise TopologyError(source, [Problem(None, "", f"is larger than 64 MB; this is no {kind} file")])
     return content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from click.testing import Result
 
 from dataplane.capture import PcapngWriter, read_capture
+from tests.cli.conftest import ENVIRONMENT
 
 Invoke = Callable[..., Result]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -180,6 +182,14 @@ def test_standard_input_is_given_once(topology: Path, invoke: Invoke, syns: Path
 
 def test_empty_standard_input_is_refused(invoke: Invoke, tmp_path: Path) -> None:
     assert "empty" in refused(invoke("replay", "-", "-o", tmp_path / "run", stdin=b""), tmp_path / "run")
+
+
+@pytest.mark.parametrize("source", ["yes | dataplane replay -", "dataplane replay /dev/zero"])
+def test_what_is_no_capture_is_refused_though_it_never_ends(source: str) -> None:
+    line = source.replace("dataplane", f"{sys.executable} -m dataplane")
+    run = subprocess.run(["bash", "-c", line], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 2
+    assert "no known capture format" in run.stderr
 
 
 def test_a_capture_in_two_halves_is_the_capture(pcaps: Path, tmp_path: Path, invoke: Invoke) -> None:

@@ -201,6 +201,15 @@ def test_a_process_that_is_killed_costs_the_cells_at_hand_only(tmp_path: Path, m
     assert (result.computed, len(crews)) == (2, 2)
 
 
+def test_a_cell_whose_file_holds_no_figures_is_computed_again(tmp_path: Path) -> None:
+    plan = Sweep.model_validate({"scenario": scenario(duration="1s"), "grid": {"seed": [1]}})
+    assert sweep(SweepJob(plan, tmp_path), Here()).computed == 1
+    (cell,) = (tmp_path / "cells").iterdir()
+    cell.write_text(cell.read_text().replace('"failures": 0', '"failures": "x"'))
+    again = sweep(SweepJob(plan, tmp_path), Here())
+    assert (again.computed, again.kept, again.rows[0]["failures"]) == (1, 0, 0)
+
+
 def test_a_broken_executor_that_is_given_fails_what_is_left(tmp_path: Path) -> None:
     class Broken(Executor):
         def submit(self, *_: Any, **__: Any) -> Any:
