@@ -60,9 +60,10 @@ def replay_each(job: Replay) -> Iterator[Finished]:
                 for other in futures:
                     other.cancel()
             number = futures[future]
-            if future.cancelled():
+            broken = not future.cancelled() and isinstance(future.exception(), BrokenExecutor)
+            if future.cancelled() or (broken and interrupted):
                 yield Finished(number, job.captures[number], None, 130, [], [], None)
-            elif isinstance(future.exception(), BrokenExecutor):
+            elif broken:
                 words = f"{job.captures[number]}: {ENDED_FROM_OUTSIDE}"
                 yield Finished(number, job.captures[number], None, 2, [words], [], None)
             else:
