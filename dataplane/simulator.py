@@ -135,13 +135,11 @@ class Simulator:
         self.points = {network.name: number for number, network in enumerate(topology.virtual_networks)}
         self._names = list(self.points)
         settings = Settings(topology, seed, sessions_log, rows, burst)
-        given = None if isinstance(workers, int) else workers
-        if any(event.moves_sessions for event in topology.events):
-            workers = 1  # a session may lie elsewhere than where its hash leads
         crew = Threads(workers) if isinstance(workers, int) and workers != 1 else workers
         self._crew = None if isinstance(crew, int) else crew
-        self._to_close = self._crew or given
-        self._core = Shard(settings) if self._crew is None else Dispatcher(settings, self._crew)
+        # After some events a session may lie elsewhere than where its hash leads: then one does the work.
+        moves = any(event.moves_sessions for event in topology.events)
+        self._core = Shard(settings) if self._crew is None or moves else Dispatcher(settings, self._crew)
         translates = any(s.nat.fragments == "translate" for s in topology.private_link_services)
         self._sequencer = Sequencer(topology, seed) if translates else None
         self._closed = False
@@ -229,13 +227,6 @@ class Simulator:
         self._check(batch, outcomes)
         if self._sequencer is not None and batch.datagrams is None:
             raise ValueError("this topology translates fragments, some of which have to wait: feed sequence(batch)")
-        marks = batch.datagrams
-        if marks is not None and not (
-            marks.dtype == np.int32
-            and marks.shape in ((0,), (len(batch),))
-            and (not len(marks) or (marks.min() > OVERLAP - DATAGRAMS and marks.max() < DATAGRAMS))
-        ):
-            raise ValueError("the batch's datagrams are not those of its frames as sequence(batch) gave them")
         self._core.feed(batch, outcomes, self._end_minute)
 
     def _check(self, batch: PacketBatch, outcomes: NDArray[Any]) -> None:
@@ -248,6 +239,13 @@ class Simulator:
             if array.dtype != dtype or array.ndim != 1:
                 found = f"{array.ndim} dimensions and dtype {array.dtype}"
                 raise ValueError(f"{name}: an array of {found}; one dimension of {dtype} is taken")
+        marks = batch.datagrams
+        if marks is not None and not (
+            marks.dtype == np.int32
+            and marks.shape in ((0,), (len(frames),))
+            and (not len(marks) or (marks.min() > OVERLAP - DATAGRAMS and marks.max() < DATAGRAMS))
+        ):
+            raise ValueError("the batch's datagrams are not those of its frames as sequence(batch) gave them")
         if not batch.data.flags.writeable:
             raise ValueError("the batch's data is read-only, and packets are rewritten in place; send a copy")
         if not batch.data.flags.c_contiguous:
@@ -353,7 +351,7 @@ class Simulator:
         That is an object like `first_exhaustion` of `summary`, or None. `summary` tells of the whole time all the same.
         Raises ValueError where several workers share the state.
         """
-        if self._crew is not None:
+        if isinstance(self._core, Dispatcher):
             raise ValueError("take_extremes() needs a simulator with one worker")
         state = self._core.state
         first = first_exhaustion(self.topology, state)
@@ -421,5 +419,5 @@ class Simulator:
 
     def close(self) -> None:
         """End the workers, if there are several. What was counted can no longer be asked for."""
-        if self._to_close is not None:
-            self._to_close.close()
+        if self._crew is not None:
+            self._crew.close()

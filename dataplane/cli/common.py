@@ -18,14 +18,19 @@ C = TypeVar("C", bound=Callable[..., Any])
 CONDITION, USAGE, EXPORT = 1, 2, 4
 
 
-#: A scenario's file has room for as much.
-_SEED = click.IntRange(-(2**63), 2**63 - 1)
+def _seed(_: click.Context, __: click.Parameter, seed: int) -> int:
+    """Refuse a seed that a scenario's file could not hold."""
+    if not -(2**63) <= seed < 2**63:
+        raise click.BadParameter(f"{seed} does not fit into 64 bits")
+    return seed
 
 
 def common_options(command: C) -> C:
     """`--json`, `--quiet` and `--seed`, as every command has them."""
     for option in (
-        click.option("--seed", type=_SEED, default=0, show_default=True, help="Decides every random choice."),
+        click.option(
+            "--seed", type=int, default=0, show_default=True, callback=_seed, help="Decides every random choice."
+        ),
         click.option("--quiet", "-q", is_flag=True, help="No progress bar, no notes."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."),
     ):

@@ -151,9 +151,9 @@ class Sequencer:
             return begin + 1  # does it go on?
         while self._events and self._origin + self._events[0].at <= self._now:
             take_place(self._state, self._topology, self._seed, self._events.popleft())
-        if not self._events:
+        if not self._events or (moment := self._origin + self._events[0].at) > LAST_TIME:
             return len(times)
-        return begin + int(np.searchsorted(times[begin:], min(self._origin + self._events[0].at, LAST_TIME)))
+        return begin + int(np.searchsorted(times[begin:], moment))
 
     def _arrive(self, row: Any, held: Held) -> list[tuple[Held, int]]:
         """What goes on when this fragment has arrived."""

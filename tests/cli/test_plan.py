@@ -247,6 +247,7 @@ def test_a_plan_tells_all_of_it(invoke: Invoke) -> None:
         (["--rate", 5, "--target", 1], "--target 1: a share of sessions is above 0 and below 1"),
         (["--rate", 0], "Invalid value for '--rate'"),
         (["--rate", 5, "--headroom", "inf"], "Invalid value for '--headroom'"),
+        (["--rate", 5, "--life", "nan"], "Invalid value for '--life': nan is no number"),
         (["--rate", 5, "--timeout", 1e9], "Invalid value for '--timeout'"),
         (["--rate", 5, "--profile", "cisco"], "--profile cisco: there is no such profile; there are: azure-pls"),
     ],

@@ -41,6 +41,7 @@ def test_machine_code_of_somebody_else_is_not_run(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.skipif(not COMPILED, reason="nothing is compiled")
 def test_a_few_kernels_are_not_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernel.is_compiled(), "the fixture of all tests has compiled everything"
     monkeypatch.setattr(kernel, "CACHE_FOLDER", tmp_path)
     (tmp_path / "parse.classify-1.py311.1.nbc").touch()
     assert not kernel.is_compiled()

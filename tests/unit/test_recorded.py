@@ -16,6 +16,7 @@ from dataplane.capture import PcapWriter
 from dataplane.packets.batch import PacketBatch
 from dataplane.packets.headers import RST, SYN
 from dataplane.runs.exhaust import Exhaust, Exhausted, exhaust
+from dataplane.runs.folder import RunError
 from dataplane.runs.recorded import recorded_connections
 from dataplane.runs.scenario import Scenario
 from tests.traffic import generate, scenario, source
@@ -31,6 +32,13 @@ AS_RECORDED: dict[str, Any] = {
 def as_in(pattern: str, *files: Path, protocol: str = "tcp", **arrivals: Any) -> dict[str, Any]:
     names = {"file": str(files[0])} if len(files) == 1 else {"files": list(map(str, files))}
     return source(protocol=protocol, arrivals={"pattern": pattern, **names, **arrivals}, **AS_RECORDED)
+
+
+def test_what_has_no_length_does_not_come_again_without_end(tmp_path: Path) -> None:
+    log = flow_log(tmp_path / "one.json", flow(0, "B", "0,0,0,0", port=1))
+    again = scenario(as_in("flow_log", log, repeat=True))
+    with pytest.raises(RunError, match="the recording is 1 ns long, and would come again without end"):
+        exhaust(Exhaust(again))
 
 
 # --- flow logs --------------------------------------------------------------------------------------------------------

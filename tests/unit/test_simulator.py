@@ -13,7 +13,7 @@ from scapy.layers.l2 import ARP, Ether
 
 import dataplane as dp
 from dataplane.capture import PcapWriter, read_capture
-from dataplane.packets.batch import PacketBatch
+from dataplane.packets.batch import LAST_TIME, PacketBatch
 from dataplane.records import OUTCOME
 from dataplane.runs.replay import Replay, replay
 from tests.property.networks import BACKENDS, CLIENT, ENDPOINT, network
@@ -181,6 +181,14 @@ def test_packets_cannot_be_fed_around_the_stage_in_which_fragments_wait() -> Non
             simulator.feed(wrong)
     simulator.feed(simulator.sequence(batch))
     assert simulator.summary()["forwarded"]["packets"] == 1
+
+
+def test_an_event_after_the_end_of_time_keeps_nobody_waiting() -> None:
+    document = network(nat={"profile": "rfc"}).model_dump(mode="json")
+    document["events"] = [{"at": "1h", "disconnect": "endpoint0"}]
+    simulator = dp.Simulator(dp.Topology.model_validate(document))
+    batch = PacketBatch.from_bytes([udp_packet(CLIENT, 5000, ENDPOINT, 53)] * 2, [LAST_TIME] * 2, link_type=101)
+    assert simulator.process(batch, at="tenant0").verdicts.tolist() == [0, 0]
 
 
 def test_a_fragment_that_waits_in_vain_is_dropped_when_time_passes_or_the_input_ends() -> None:
