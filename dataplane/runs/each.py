@@ -13,8 +13,9 @@ from dataplane.kernel import is_compiled
 from dataplane.runs.executor import ENDED_FROM_OUTSIDE, executor, tell_members
 from dataplane.runs.folder import RunError, check_folder
 from dataplane.runs.interruption import interruption
-from dataplane.runs.replay import Replay
+from dataplane.runs.replay import Replay, networks_of
 from dataplane.runs.replay import replay as replay_one
+from dataplane.runs.sources import split_point
 from dataplane.runs.warmup import warm_up
 from dataplane.topology import TopologyError
 
@@ -83,7 +84,7 @@ def _folders(job: Replay) -> list[Path | None]:
     for capture in job.captures:
         if capture == "-" or capture.endswith("=-"):
             raise RunError("--each: standard input (-) has no name for a folder; give files")
-        name = Path(capture if Path(capture).exists() else capture.split("=", 1)[-1]).name.split(".", 1)[0]
+        name = Path(split_point(capture, networks_of(job))[1]).name.split(".", 1)[0]
         if not name:
             raise RunError(f"--each: {capture} has nothing before its endings to name a folder by; rename it")
         folder = job.folder / name

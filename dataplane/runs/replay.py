@@ -99,9 +99,7 @@ def replay(job: Replay, progress: Progress | None = None) -> Replayed:
 
     An interruption (Ctrl-C) ends the run after the batch at hand; what was done until then is kept.
     """
-    networks = set(INFERRED_NETWORKS)
-    if job.topology is not None:
-        networks = {network.name for network in job.topology.virtual_networks}
+    networks = networks_of(job)
     sources = parse_sources(job.captures, networks)
     _check_outputs(job, sources)
     with ExitStack() as stack:
@@ -118,6 +116,13 @@ def replay(job: Replay, progress: Progress | None = None) -> Replayed:
             stack.callback(crew.close)
         folder = stack.enter_context(RunFolder(job.folder))
         return _run(job, topology, list(zip(readers, sources, strict=True)), folder, crew, progress)
+
+
+def networks_of(job: Replay) -> set[str]:
+    """The names of networks that a capture may be given."""
+    if job.topology is None:
+        return set(INFERRED_NETWORKS)
+    return {network.name for network in job.topology.virtual_networks}
 
 
 def _crew(job: Replay) -> Crew | None:

@@ -8,7 +8,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +33,22 @@ class Source:
     point: str | None
 
 
-def parse_source(argument: str, networks: set[str]) -> Source:
+def split_point(argument: str, networks: Collection[str]) -> tuple[str | None, str]:
     """`[POINT=]CAPTURE`; POINT counts only when it is a network's name, since file names may hold a `=`."""
     point, equals, path = argument.partition("=")
-    if equals and point in networks:
+    return (point, path) if equals and point in networks else (None, argument)
+
+
+def parse_source(argument: str, networks: set[str]) -> Source:
+    """A capture on a command line. Raises `RunError`, one line."""
+    found, path = split_point(argument, networks)
+    if found is not None:
         if not path:
-            raise RunError(f"{argument}: names no capture; write {point}=FILE")
-        return Source(path, path, point)
+            raise RunError(f"{argument}: names no capture; write {found}=FILE")
+        return Source(path, path, found)
     if not argument:
         raise RunError("an empty argument names no capture")
+    point, equals, path = argument.partition("=")
     if equals and not os.path.lexists(argument) and os.path.exists(path):
         raise RunError(
             f"{argument}: there is no such file, and {point!r} is no network; there are: {', '.join(sorted(networks))}"

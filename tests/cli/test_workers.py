@@ -93,7 +93,7 @@ def test_a_capture_that_is_broken_stops_no_other(invoke: Invoke, tmp_path: Path,
     ("arguments", "complaint"),
     [
         (["a/x.pcap", "b/x.pcap.gz", "-o", "runs"], "a/x.pcap and b/x.pcap.gz would both be written to runs/x"),
-        (["a/x.pcap", "contoso=b/x.pcap", "-o", "r"], "a/x.pcap and contoso=b/x.pcap would both be written to r/x"),
+        (["a/x.pcap", "consumer=b/x.pcap", "-o", "r"], "a/x.pcap and consumer=b/x.pcap would both be written to r/x"),
         ([".pcap", "-o", "runs"], ".pcap has nothing before its endings to name a folder by"),
         (["-", "-o", "runs"], "standard input (-) has no name for a folder"),
         (["a.pcap", "--pcap", "provider=out.pcap"], "--pcap names one file"),
